@@ -1,0 +1,227 @@
+"""What differs between the places the payload runs in, behind one Protocol.
+
+`linux` (the embedded environment), `windows` (WinPE, safe mode; arrives with the WinPE issue) and `directory` (a
+mounted disk given with --root) each implement `Environment`. Nothing above this package knows device names, mounts,
+ioctls or ACL calls. Paths on a volume are tuples of names below the volume's root; no name is ever "..", and no
+implementation ever follows a reparse point (symbolic link, junction, mount point).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
+
+from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
+
+VolumePath = tuple[str, ...]
+
+
+def windows_path(path: VolumePath) -> str:
+    """A path below a volume's root as people know it: `\\Windows\\System32`."""
+    return "\\" + "\\".join(path)
+
+
+class EntryKind(enum.StrEnum):
+    """What a directory entry is. LINK is every kind of reparse point; OTHER is whatever is neither."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A directory entry as it is, nothing followed. `identity` is equal for two names of one file."""
+
+    name: str
+    kind: EntryKind
+    size: int
+    modified_ns: int
+    identity: tuple[int, int]
+
+
+class VolumeFiles(Protocol):
+    """The file operations the payload needs on one open volume.
+
+    Every method raises OSError as the platform does (FileNotFoundError, FileExistsError, ENOSPC ...), and
+    `ReparsePointInPath` when a component on the way is a reparse point.
+    """
+
+    def listing(self, directory: VolumePath) -> list[Entry]:
+        """The entries of a directory, sorted by name."""
+        ...
+
+    def entry(self, path: VolumePath) -> Entry | None:
+        """The entry at exactly `path`, None where there is none. The last component may be a reparse point."""
+        ...
+
+    def open_file(self, path: VolumePath) -> BinaryIO:
+        """An ordinary file, for reading."""
+        ...
+
+    def make_directory(self, path: VolumePath) -> None:
+        """Create one directory that only SYSTEM and Administrators may enter (protected ACL). Its parent exists."""
+        ...
+
+    def is_protected(self, path: VolumePath) -> bool:
+        """Whether `path` is a true directory with exactly the owner and ACL that make_directory gives."""
+        ...
+
+    def write_file(self, path: VolumePath, data: bytes) -> None:
+        """Write a protected file whole: beside it, synced, renamed over `path`, the directory synced."""
+        ...
+
+    def rename(self, source: VolumePath, destination: VolumePath) -> None:
+        """Move a file within the volume and sync both directories. Raises FileExistsError, never overwrites."""
+        ...
+
+    def remove(self, path: VolumePath) -> None:
+        """Remove one file name and sync its directory."""
+        ...
+
+
+class ReparsePointInPath(OSError):
+    """A component of a path is a symbolic link, junction or mount point; the payload does not go there."""
+
+
+class VolumeState(enum.StrEnum):
+    """What a volume is before anything is done to it."""
+
+    READY = "ready"
+    UNCLEAN = "unclean"  # NTFS whose journal has to be replayed first
+    HIBERNATED = "hibernated"
+    RAID_MEMBER = "raid-member"  # also members of dynamic disks and Storage Spaces: never opened
+    LOCKED = "locked"  # BitLocker
+    NOT_WINDOWS = "not-windows"  # a file system that cannot hold a Windows installation
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One volume (partition, or a disk without partitions). `id` is what the environment opens it by."""
+
+    id: str
+    disk: str
+    label: str
+    file_system: str
+    size: int
+    state: VolumeState
+    detail: str = ""
+    advice: str = ""
+
+
+class VolumeNotOpened(Exception):
+    """A volume could not be opened for what was asked. `state` replaces the volume's own; `advice` says what to do."""
+
+    def __init__(self, state: VolumeState, detail: str, advice: str) -> None:
+        super().__init__(detail)
+        self.state = state
+        self.detail = detail
+        self.advice = advice
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVolume:
+    """A volume that is open, and whether it may be changed. `notes` go into the receipt."""
+
+    volume: Volume
+    files: VolumeFiles
+    writable: bool
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Medium:
+    """Somewhere a receipt can be left: the boot medium, or a stick with a Bluelift folder."""
+
+    name: str
+    files: VolumeFiles
+
+
+class Screen(Protocol):
+    """The technician's screen and keyboard."""
+
+    @property
+    def columns(self) -> int:
+        """How many characters fit in a line."""
+        ...
+
+    @property
+    def lines(self) -> int:
+        """How many lines fit."""
+        ...
+
+    @property
+    def colour(self) -> bool:
+        """Whether ANSI colours show as colours."""
+        ...
+
+    def write(self, text: str) -> None:
+        """Show text; it may carry ANSI SGR, clear and home sequences where `colour` is true."""
+        ...
+
+    def key(self, seconds: float) -> str | None:
+        """The next key pressed within `seconds`, lower-case; None when there was none (or there is no keyboard)."""
+        ...
+
+
+class Environment(Protocol):
+    """Where the payload runs."""
+
+    @property
+    def name(self) -> str:
+        """`linux`, `winpe`, `windows` or `directory`: as in the receipt."""
+        ...
+
+    @property
+    def screen(self) -> Screen:
+        """The technician's screen."""
+        ...
+
+    def emit(self, line: str) -> None:
+        """One line to the serial port (or wherever machines listen). Never raises: a missing port loses the line."""
+        ...
+
+    def host(self) -> HostIdentity:
+        """Who this host is."""
+        ...
+
+    def wait_for_disks(self, limit: float) -> None:
+        """Return once the set of disks is stable; with no disk at all only after `limit` seconds."""
+        ...
+
+    def disks(self) -> Sequence[DiskRecord]:
+        """Every physical disk, also those that are left alone."""
+        ...
+
+    def controllers(self) -> Sequence[ControllerRecord]:
+        """Every storage controller."""
+        ...
+
+    def volumes(self) -> Sequence[Volume]:
+        """Every volume of every disk, and what state it is in. Changes nothing on any of them."""
+        ...
+
+    def open_volume(self, volume: Volume, *, for_changes: bool) -> AbstractContextManager[OpenVolume]:
+        """Open a volume to look at it, or to change it.
+
+        For changes, an unclean journal is replayed first, the volume is flagged dirty until it is closed cleanly, and
+        "writable" is verified rather than assumed. Raises VolumeNotOpened.
+        """
+        ...
+
+    def media(self, image_id: str) -> AbstractContextManager[Iterator[Medium]]:
+        """The writable media among the boot medium of this very image and sticks with a Bluelift folder."""
+        ...
+
+    def end(self, action: AfterRepair) -> None:
+        """Restart into Windows (BootNext, ejecting the CD first), power off, or do nothing."""
+        ...
+
+    def shell(self) -> None:
+        """A shell on the screen until the technician leaves it."""
+        ...
