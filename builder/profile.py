@@ -1,0 +1,300 @@
+"""YAML -> a frozen Profile. Every problem at once, each with file, line and path."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from builder import resources, yaml_lines
+from builder.errors import BuilderError, Problem, ProfileError, UsageError
+from payload.contract import (
+    BUILT_IN_RULES,
+    Action,
+    AfterRepair,
+    Ending,
+    HibernatedVolumes,
+    PayloadConfig,
+    Policy,
+    Rule,
+)
+from payload.formats.records import RecordError, from_json
+
+DEFAULT = "linux"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """Where the base media come from; None stands for this machine's own apt configuration."""
+
+    suite: str
+    mirror: str | None
+    security_mirror: str | None
+    keyring: Path | None
+    debs: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
+
+    `sha256` is that of the file as it was written, `label` its name without a folder.
+    """
+
+    name: str
+    label: str
+    sha256: str
+    environment: str
+    base: BaseSettings
+    organisation: str
+    contact: str
+    rules: tuple[Rule, ...]
+    hibernated: HibernatedVolumes
+    unattended: bool
+    ending: Ending
+    disk_wait: int
+    serial: str
+    shell: bool
+    volume_id: str
+    output: str
+
+    def payload_config(self, *, image_id: str, bluelift: str) -> PayloadConfig:
+        """The configuration that goes into the image."""
+        return PayloadConfig(
+            image_id=image_id,
+            rules=self.rules,
+            bluelift=bluelift,
+            organisation=self.organisation,
+            contact=self.contact,
+            ending=self.ending,
+            hibernated=self.hibernated,
+            disk_wait=self.disk_wait,
+            serial=self.serial,
+            shell=self.shell,
+        )
+
+
+def names() -> tuple[str, ...]:
+    """The profiles that come with Bluelift, by name."""
+    return tuple(sorted(path.stem for path in resources.profiles().glob("*.yaml")))
+
+
+def find(name: str | None) -> Path:
+    """The file of a profile: a path, or the name of one that comes with Bluelift; None is the default profile.
+
+    Raises UsageError when there is no such file.
+    """
+    wanted = name or DEFAULT
+    path = Path(wanted)
+    if path.is_file():
+        return path
+    # A name in profiles/ never has a folder; "linux.yaml" is meant as a file.
+    built_in = resources.profiles() / f"{wanted}.yaml"
+    if path.name == wanted and built_in.is_file():
+        return built_in
+    what = "is a folder, not a profile" if path.is_dir() else "is neither a file nor a profile's name"
+    raise UsageError(
+        f"{wanted} {what}", hint=f"Profiles that come with Bluelift: {', '.join(names())}. Or write one: bluelift init"
+    )
+
+
+def load(path: Path) -> Profile:
+    """The profile in the file `path`. Raises ProfileError with every problem, BuilderError when it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BuilderError(f"{path} cannot be read: {error.strerror}") from error
+    return parse(content, file=str(path), folder=path.parent)
+
+
+def parse(content: bytes, *, file: str, folder: Path) -> Profile:
+    """The profile that `content` describes; `file` is for messages, relative paths in it start at `folder`."""
+    document = yaml_lines.read(content)
+    problems = list(document.problems)
+    data = document.data if document.data is not None else {}
+    if not isinstance(data, dict):
+        problems.append(Problem(path="", line=document.line(""), message="a profile is made of 'key: value' lines"))
+        data = {}
+    if document.data is None and document.problems:
+        raise ProfileError(file, problems)
+    problems += _schema_problems(data, document)
+    rules, rule_problems = _rules(data, document)
+    problems += rule_problems
+    if not problems:
+        problems += [
+            Problem(path=where, line=document.line(where), message=message)
+            for where, message in _combination_problems(data, rules, folder)
+        ]
+    if problems:
+        raise ProfileError(file, sorted(problems, key=lambda problem: problem.line or 0))
+    return _profile(data, rules, content, Path(file).name, folder)
+
+
+def _schema_problems(data: dict[str, Any], document: yaml_lines.Document) -> Iterator[Problem]:
+    # pydantic takes a third of a second to import; nothing else of a cached build needs it.
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from builder.profile_schema import ProfileFile  # noqa: PLC0415
+
+    try:
+        # As JSON, because pydantic's strict mode takes enums from text only there.
+        ProfileFile.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            path = _dotted(found["loc"])
+            yield Problem(path=path, line=document.line(path), message=_plainly(found))
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
+
+
+def _plainly(found: Any) -> str:
+    """A pydantic error in words for somebody who writes a profile."""
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    if kind == "extra_forbidden":
+        return "unknown key" + _did_you_mean(found["loc"])
+    if found["loc"] == ("environment",) and value == "winpe":
+        return "winpe arrives with a later version of Bluelift; this one builds linux"
+    shown = f", found {json.dumps(value, ensure_ascii=False)[:60]}"
+    quotes = " (put it in quotes)" if isinstance(value, int | float | bool) else ""
+    wanted = {
+        "string_type": f"should be text{quotes}",
+        "bool_type": "should be true or false",
+        "int_type": "should be a whole number",
+        "int_from_float": "should be a whole number",
+        "list_type": "should be a list",
+        "model_type": "should hold 'key: value' lines of its own",
+        "literal_error": f"should be {context.get('expected')}",
+        "enum": f"should be {context.get('expected')}",
+        "greater_than_equal": f"should be {context.get('ge')} or more",
+        "less_than_equal": f"should be {context.get('le')} or less",
+        "string_pattern_mismatch": f"should match {context.get('pattern')}",
+        "string_too_long": f"should have at most {context.get('max_length')} characters",
+        "string_too_short": "should not be empty",
+    }.get(kind)
+    return wanted + shown if wanted else str(found["msg"]).removeprefix("Value error, ")
+
+
+def _did_you_mean(location: tuple[int | str, ...]) -> str:
+    from builder.profile_schema import BaseSection, EndingSection, ProfileFile  # noqa: PLC0415
+
+    known = list(ProfileFile.model_fields)
+    if len(location) > 1:
+        known = list(BaseSection.model_fields if location[0] == "base" else EndingSection.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+def _rules(data: dict[str, Any], document: yaml_lines.Document) -> tuple[tuple[Rule, ...], list[Problem]]:
+    """The profile's own rules, read by the code that the payload reads them with."""
+    rules: list[Rule] = []
+    problems: list[Problem] = []
+    given = data.get("rules", [])
+    for index, item in enumerate(given if isinstance(given, list) else []):
+        try:
+            rules.append(from_json(Rule, item))
+        except RecordError as error:
+            for inner, message in error.problems:
+                path = f"rules[{index}]" + (f".{inner}" if inner else "")
+                problems.append(Problem(path=path, line=document.line(path), message=message))
+    return tuple(rules), problems
+
+
+def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder: Path) -> Iterator[tuple[str, str]]:
+    """What is right by itself and impossible together, as (path, message)."""
+    base, ending = data.get("base", {}), data.get("ending", {})
+    built_in = data.get("built_in_rules", True)
+    yield from _rule_combinations(data, rules, built_in)
+    for key in ("mirror", "security_mirror", "keyring"):
+        if base.get("debs") is not None and base.get(key) is not None:
+            yield f"base.{key}", "cannot be given together with base.debs: the packages come from that folder"
+    if base.get("keyring") is not None and not (folder / base["keyring"]).is_file():
+        yield "base.keyring", f"there is no file {folder / base['keyring']}"
+    if base.get("debs") is not None and not (folder / base["debs"]).is_dir():
+        yield "base.debs", f"there is no folder {folder / base['debs']}"
+    if data.get("unattended"):
+        for key in ("repaired", "otherwise"):
+            if ending.get(key) == "stay":
+                yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
+    if str(data.get("output", "")).lower().endswith(".iso"):
+        yield "output", "is the name without .iso"
+
+
+def _rule_combinations(data: dict[str, Any], rules: tuple[Rule, ...], built_in: bool) -> Iterator[tuple[str, str]]:
+    if not built_in:
+        for key in ("policy", "action"):
+            if data.get(key) is not None:
+                yield key, "is for the built-in rule, which built_in_rules: false leaves out"
+        if not rules:
+            yield "built_in_rules", "is false and there are no rules: the image would look for nothing"
+    if data.get("policy") == "report-only" and data.get("action") in ("quarantine", "delete"):
+        yield "action", f"{data['action']} never happens with policy: report-only"
+    taken = {rule.id: "a built-in rule" for rule in BUILT_IN_RULES} if built_in else {}
+    for index, rule in enumerate(rules):
+        if rule.id in taken:
+            yield f"rules[{index}].id", f"{rule.id} is already the id of {taken[rule.id]}"
+        taken.setdefault(rule.id, f"rules[{index}]")
+    if data.get("hibernated") == "discard" and all(_only_reports(rule) for rule in _all_rules(data, rules)):
+        yield "hibernated", "discard would throw sessions away although every rule only reports"
+
+
+def _only_reports(rule: Rule) -> bool:
+    return rule.policy is Policy.REPORT_ONLY or rule.action is Action.REPORT
+
+
+def _all_rules(data: dict[str, Any], own: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    if not data.get("built_in_rules", True):
+        return own
+    policy, action = data.get("policy"), data.get("action")
+    built_in = (
+        replace(
+            rule,
+            policy=Policy(policy) if policy else rule.policy,
+            action=Action(action) if action else rule.action,
+        )
+        for rule in BUILT_IN_RULES
+    )
+    return (*built_in, *own)
+
+
+def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, label: str, folder: Path) -> Profile:
+    from builder.profile_schema import ProfileFile  # noqa: PLC0415
+
+    read = ProfileFile.model_validate_json(json.dumps(data))
+    otherwise = read.ending.otherwise or ("power-off" if read.unattended else "stay")
+    return Profile(
+        name=read.name,
+        label=label,
+        sha256=hashlib.sha256(content).hexdigest(),
+        environment=read.environment,
+        base=BaseSettings(
+            suite=read.base.suite,
+            mirror=read.base.mirror,
+            security_mirror=read.base.security_mirror,
+            keyring=folder / read.base.keyring if read.base.keyring else None,
+            debs=folder / read.base.debs if read.base.debs else None,
+        ),
+        organisation=read.organisation,
+        contact=read.contact,
+        rules=_all_rules(data, rules),
+        hibernated=read.hibernated,
+        unattended=read.unattended,
+        ending=Ending(
+            repaired=AfterRepair(read.ending.repaired),
+            otherwise=AfterRepair(otherwise),
+            countdown=read.ending.countdown,
+        ),
+        disk_wait=read.disk_wait,
+        serial=read.serial,
+        shell=read.shell,
+        volume_id=read.volume_id,
+        output=read.output,
+    )
