@@ -1,0 +1,298 @@
+"""The initramfs: Debian's programs, Python and kernel modules in one segment, the payload in another.
+
+The kernel unpacks concatenated archives one after the other, later entries over earlier ones (Linux
+Documentation/driver-api/early-userspace/buffer-format). So the large part depends on packages alone and is cached, and a
+change of profile or payload only rewrites a small archive at the end.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import lzma
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import cpio, drivers
+from builder.console import Step
+from builder.elf import ElfError, dependencies, is_elf
+from builder.errors import BaseMediaError, ImageError
+from builder.kernel_modules import KernelModule, ModuleTree, modules_alias, modules_dep, modules_softdep
+from builder.run import run
+
+#: Programs in the image; what they are linked to comes by itself.
+PROGRAMS = (
+    "usr/bin/busybox",
+    "usr/bin/ntfs-3g",
+    "usr/bin/ntfs-3g.probe",
+    "usr/bin/ntfsfix",
+    "usr/bin/ntfsrecover",
+)
+PAYLOAD_FOLDER = "bluelift"
+CONFIG_NAME = f"{PAYLOAD_FOLDER}/config.json"
+
+_LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64")
+_FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin")
+#: Parts of libpython3-minimal that need what the image has not: a network, OpenSSL.
+_LEFT_OUT = ("ssl.py", "email", "urllib", "sitecustomize.py")
+#: The one extension module of libpython3-stdlib that goes in: the screen needs it for the keyboard.
+_EXTENSIONS = ("termios",)
+_XZ_MAGIC = b"\xfd7zXZ\0"
+_XZ_PRESET = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitramfsEntry:
+    """One entry of an initramfs, as `inspect` shows it. `sha256` is that of a file's content, else empty."""
+
+    name: str
+    mode: int
+    size: int
+    sha256: str
+
+
+def base_segment(root: Path, *, epoch: int, step: Step) -> bytes:
+    """Debian's part, from packages unpacked at `root`: kernel modules and programs, each an xz-compressed cpio.
+
+    Depends on the packages and `epoch` alone. Raises BaseMediaError naming a driver, program, library or Python module
+    that the packages do not have.
+    """
+    version = kernel_version(root)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        programs = pool.submit(_compressed, program_tree(root).pack(epoch=epoch))
+        modules = pool.submit(_compressed, module_tree(root, version).pack(epoch=epoch))
+        parts = [programs.result(), modules.result()]
+    step.note(f"kernel {version}: {len(parts[1]) / 1e6:.1f} MB of drivers, {len(parts[0]) / 1e6:.1f} MB of programs")
+    return b"".join(parts)
+
+
+def payload_segment(*, payload: Mapping[str, bytes], init: bytes, config: bytes, epoch: int) -> bytes:
+    """The project's part, to follow `base_segment`: the payload's files (paths below `payload/`), init, configuration."""
+    tree = cpio.Tree()
+    tree.file("init", init, mode=0o755)
+    tree.file(CONFIG_NAME, config)
+    for name, data in sorted(payload.items()):
+        tree.file(f"{PAYLOAD_FOLDER}/payload/{name}", data)
+    return _compressed(tree.pack(epoch=epoch))
+
+
+def list_initramfs(data: bytes) -> list[InitramfsEntry]:
+    """Every entry of an initramfs of ours, in order; an entry written twice is listed as the last one written.
+
+    Raises ImageError when the bytes are not xz-compressed cpio archives.
+    """
+    found: dict[str, InitramfsEntry] = {}
+    try:
+        for archive in _archives(data):
+            for entry in cpio.unpack(archive):
+                digest = hashlib.sha256(entry.data).hexdigest() if stat.S_ISREG(entry.mode) else ""
+                found[entry.name] = InitramfsEntry(
+                    name=entry.name, mode=entry.mode, size=len(entry.data), sha256=digest
+                )
+    except (lzma.LZMAError, EOFError, cpio.CpioError) as error:
+        raise ImageError(f"the initramfs is damaged: {error}", hint="Build the image again.") from error
+    return list(found.values())
+
+
+def kernel_version(root: Path) -> str:
+    """The version of the one kernel unpacked at `root`, as its file names carry it."""
+    versions = sorted(file.name.removeprefix("vmlinuz-") for file in (root / "boot").glob("vmlinuz-*"))
+    if len(versions) != 1:
+        raise BaseMediaError(
+            f"expected one kernel in {root / 'boot'}, found {', '.join(versions) or 'none'}",
+            hint="Remove the unpacked packages with 'bluelift clean' and build again.",
+        )
+    return versions[0]
+
+
+def python_folder(root: Path) -> Path:
+    """The standard library of the one Python unpacked at `root` (`usr/lib/python3.13`)."""
+    folders = [folder for folder in sorted((root / "usr/lib").glob("python3.*")) if (folder / "os.py").is_file()]
+    if len(folders) != 1:
+        raise BaseMediaError(
+            f"expected one Python in {root / 'usr/lib'}, found {', '.join(f.name for f in folders) or 'none'}",
+            hint="Remove the unpacked packages with 'bluelift clean' and build again.",
+        )
+    return folders[0]
+
+
+# --- what goes in --------------------------------------------------------------------------------------------------
+
+
+def module_tree(root: Path, version: str) -> cpio.Tree:
+    """The kernel modules for every driver of `builder.drivers`, and the tables modprobe reads."""
+    modules = ModuleTree(root, version)
+    chosen = modules.closure(drivers.all_drivers())
+    tree = cpio.Tree()
+    folder = f"usr/lib/modules/{version}"
+    for module in chosen:
+        tree.file(f"{folder}/{module.path}", module.data)
+    for name, text in _module_tables(chosen).items():
+        tree.file(f"{folder}/{name}", text.encode())
+    builtin = "".join(f"kernel/{name}.ko\n" for name in sorted(modules.builtin))
+    tree.file(f"{folder}/modules.builtin", builtin.encode())
+    return tree
+
+
+def program_tree(root: Path) -> cpio.Tree:
+    """The file system's frame, the programs with their libraries, and Python."""
+    tree = cpio.Tree()
+    for folder in _FOLDERS:
+        tree.directory(folder)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        tree.link(name, f"usr/{name}")
+    tree.character_device("dev/console", 5, 1)
+    tree.character_device("dev/null", 1, 3, mode=0o666)
+    tree.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    tree.file("etc/group", b"root:x:0:\n")
+    tree.link("etc/mtab", "/proc/self/mounts")
+    tree.link("usr/sbin/modprobe", "../bin/busybox")
+    python = python_folder(root)
+    interpreter = f"usr/bin/{python.name}"
+    for program in (*PROGRAMS, interpreter):
+        _add_elf(tree, root, program, needed_by="the image")
+    tree.link("usr/bin/python3", python.name)
+    for file in standard_library(python):
+        _add_elf(tree, root, file.relative_to(root).as_posix(), needed_by="the payload")
+    return tree
+
+
+def standard_library(folder: Path) -> Iterator[Path]:
+    """The files of Python's library that go into the image."""
+    for file in sorted(folder.rglob("*.py")):
+        if file.relative_to(folder).parts[0] not in _LEFT_OUT and not file.is_symlink():
+            yield file
+    for name in _EXTENSIONS:
+        yield from sorted((folder / "lib-dynload").glob(f"{name}.*.so"))
+
+
+def _add_elf(tree: cpio.Tree, root: Path, name: str, *, needed_by: str) -> None:
+    """A program or library at `name` below `root`, and everything it is linked to."""
+    if name in tree:
+        return
+    file = root / name
+    if not file.exists():
+        raise BaseMediaError(
+            f"{name}, needed by {needed_by}, is in none of the packages",
+            hint="A package was renamed or moved a file; see builder/base/packages.py.",
+        )
+    data = file.read_bytes()
+    tree.file(name, data, mode=0o755 if is_elf(data) else 0o644)
+    if not is_elf(data):
+        return
+    try:
+        wanted = dependencies(data)
+    except ElfError as error:
+        raise BaseMediaError(f"{name} is damaged: {error}", hint="Run 'bluelift clean' and build again.") from error
+    if wanted.interpreter:
+        tree_name = _merged(wanted.interpreter)
+        _add_elf(tree, root, tree_name, needed_by=name)
+    for library in wanted.needed:
+        _add_elf(tree, root, find_library(root, library, needed_by=name), needed_by=name)
+
+
+def find_library(root: Path, library: str, *, needed_by: str) -> str:
+    """Where a shared library lies below `root`. Raises BaseMediaError naming it when no package brought it."""
+    for folder in _LIBRARY_FOLDERS:
+        if (root / folder / library).exists():
+            return f"{folder}/{library}"
+    raise BaseMediaError(
+        f"the library {library}, needed by {needed_by}, is in none of the packages",
+        hint="Its package is missing from the list in builder/base/packages.py.",
+    )
+
+
+def _merged(path: str) -> str:
+    """A path as it is after Debian's usrmerge: /lib64/x -> usr/lib64/x."""
+    path = path.strip("/")
+    return f"usr/{path}" if path.split("/")[0] in ("bin", "sbin", "lib", "lib64") else path
+
+
+def _module_tables(modules: list[KernelModule]) -> dict[str, str]:
+    return {
+        "modules.alias": modules_alias(modules),
+        "modules.dep": modules_dep(modules),
+        "modules.softdep": modules_softdep(modules),
+        "modules.symbols": "",
+    }
+
+
+# --- what the payload imports --------------------------------------------------------------------------------------
+
+
+def check_imports(root: Path, payload: Mapping[str, bytes]) -> None:
+    """Whether every module the payload imports is in the image. Raises BaseMediaError listing those that are not.
+
+    Follows `import` statements anywhere in the payload's files and in the library's files they reach at module level.
+    """
+    library = python_folder(root)
+    files = {file.relative_to(library).as_posix(): file for file in standard_library(library)}
+    builtin = builtin_modules(root)
+    missing = [
+        f"{name} (in {where})"
+        for where, source in sorted(payload.items())
+        if where.endswith(".py")
+        for name in _imported(source, where)
+        if name not in builtin and not _in_library(name, files)
+    ]
+    if missing:
+        raise BaseMediaError(
+            f"the payload imports what the image's Python does not have: {', '.join(missing)}",
+            hint="The payload may use only what Debian's libpython3-minimal holds.",
+        )
+
+
+def _imported(source: bytes, where: str) -> Iterable[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source, where)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+    return sorted(name for name in names if name.partition(".")[0] != "payload")
+
+
+def _in_library(name: str, files: Mapping[str, Path]) -> bool:
+    path = name.replace(".", "/")
+    extension = f"lib-dynload/{path}."
+    return f"{path}.py" in files or f"{path}/__init__.py" in files or any(file.startswith(extension) for file in files)
+
+
+def builtin_modules(root: Path) -> frozenset[str]:
+    """What is compiled into the image's Python; it is asked itself, through the loader and libraries it came with."""
+    python = root / "usr/bin" / python_folder(root).name
+    script = "import sys; print(*sys.builtin_module_names)"
+    reason = "see which modules are compiled into the image's Python"
+    argv = [*own_loader(root), str(python), "-I", "-S", "-c", script]
+    return frozenset(run(argv, reason=reason, time_limit=30, env={"PYTHONHOME": str(root / "usr")}).text.split())
+
+
+def own_loader(root: Path) -> tuple[str, ...]:
+    """The start of a command line that runs an unpacked program with the C library it was built for, on any host."""
+    libraries = root / _LIBRARY_FOLDERS[0]
+    return (str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries))
+
+
+# --- compression ---------------------------------------------------------------------------------------------------
+
+
+def _compressed(archive: bytes) -> bytes:
+    """xz as the kernel reads it: CRC32 check; padded to 4 bytes by zeros, as the format requires between streams."""
+    packed = lzma.compress(archive, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=_XZ_PRESET)
+    return packed + bytes(-len(packed) % 4)
+
+
+def _archives(data: bytes) -> Iterator[bytes]:
+    rest = data
+    while rest := rest.lstrip(b"\0"):
+        if not rest.startswith(_XZ_MAGIC):
+            raise lzma.LZMAError(f"expected xz data, found {rest[:6].hex(' ')}")
+        stream = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
+        archive = stream.decompress(rest)
+        if not stream.eof:
+            raise EOFError("the compressed data ends early")
+        yield archive
+        rest = stream.unused_data
