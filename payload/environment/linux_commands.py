@@ -1,0 +1,90 @@
+"""The one place in the payload that runs programs: argument lists, a time limit, output captured, never an exception."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Exit codes for what never ran or never ended, as shells and timeout(1) have them.
+NOT_FOUND = 127
+TIMED_OUT = 124
+_OUTPUT_KEPT = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """A program that ended: its exit code (NOT_FOUND, TIMED_OUT, negative for a signal) and what it printed."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    output: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with exit code 0."""
+        return self.returncode == 0
+
+    @property
+    def sentence(self) -> str:
+        """What happened, on one line, for notes and receipts."""
+        name = os.path.basename(self.argv[0])  # noqa: PTH119
+        if self.returncode == NOT_FOUND:
+            return f"{name} is missing from this image"
+        if self.returncode == TIMED_OUT:
+            return f"{name} did not finish in time"
+        said = " ".join(self.output.split())[-_OUTPUT_KEPT:]
+        return f"{name} ended with exit code {self.returncode}" + (f": {said}" if said else "")
+
+
+def run(argv: Sequence[str], *, time_limit: float) -> Completed:
+    """Run `argv` to its end, at most `time_limit` seconds. A program that is missing or stuck is a result as well."""
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Completed(argv=tuple(argv), returncode=NOT_FOUND, output=str(error))
+    try:
+        output, _ = process.communicate(timeout=time_limit)
+        code = process.returncode
+    except subprocess.TimeoutExpired as late:
+        _end_group(process)
+        output, code = late.output or b"", TIMED_OUT
+    return Completed(argv=tuple(argv), returncode=code, output=output.decode("utf-8", "replace"))
+
+
+def run_on_terminal(argv: Sequence[str], terminal: int) -> Completed:
+    """Run `argv` with the terminal (a file descriptor) as its input and output until it ends; no time limit."""
+    try:
+        code = subprocess.run(
+            list(argv), stdin=terminal, stdout=terminal, stderr=terminal, env=_environment(), check=False
+        ).returncode
+    except OSError as error:
+        return Completed(argv=tuple(argv), returncode=NOT_FOUND, output=str(error))
+    return Completed(argv=tuple(argv), returncode=code, output="")
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TERM": "linux", "HOME": "/"}
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    # A program in an uninterruptible wait (a dying disk) outlives SIGKILL; do not wait for it.
+    try:
+        process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        pass
+    if process.stdout:
+        process.stdout.close()
