@@ -1,0 +1,191 @@
+"""A test machine's configuration as QEMU's command line: a pure function, so that tests compare lists.
+
+TCG, one processor and `-cpu max` are what booted Debian kernels and OVMF reliably; KVM is used only when asked for.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import ToolMissing, UsageError
+from builder.run import run
+from builder.verify.firmware import Firmware
+
+QEMU = "qemu-system-x86_64"
+QEMU_REASON = "boot the image in a virtual machine"
+#: The length of sun_path without its closing zero (unix(7)).
+SOCKET_PATH_LIMIT = 107
+
+_SYSTEM_INFORMATION = "type=1,manufacturer=Bluelift,product=Test machine,serial={serial},uuid={uuid}"
+
+
+class Controller(enum.StrEnum):
+    """What the broken disk hangs on."""
+
+    NVME = "nvme"
+    AHCI = "ahci"
+    IDE = "ide"
+    VIRTIO = "virtio"
+    VIRTIO_SCSI = "virtio-scsi"
+    PVSCSI = "pvscsi"
+    MEGASAS = "megasas"
+    LSI = "lsi"
+    MPT = "mpt"
+    USB = "usb"
+    UAS = "uas"
+    SD = "sd"
+
+
+class Attach(enum.StrEnum):
+    """How the image is given to the machine."""
+
+    CD = "cd"
+
+
+class Accelerator(enum.StrEnum):
+    """How QEMU executes the guest."""
+
+    TCG = "tcg"
+    KVM = "kvm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectKernel:
+    """A kernel that QEMU loads itself, without firmware and boot loader (for many quick boots)."""
+
+    kernel: Path
+    initrd: Path
+    append: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """One virtual machine. `uuid` and `serial_number` are what its SMBIOS says: the nonce that the receipt must carry.
+
+    Give `image` or `direct`, or neither (a machine without anything to boot). `incoming` is a saved machine state.
+    """
+
+    firmware: Firmware
+    disk: Path | None
+    controller: Controller
+    uuid: str
+    serial_number: str
+    qmp_socket: Path
+    serial_log: Path
+    code: Path | None = None
+    variables: Path | None = None
+    image: Path | None = None
+    attach: Attach = Attach.CD
+    direct: DirectKernel | None = None
+    incoming: Path | None = None
+    paused: bool = False
+    memory_mib: int = 1024
+    accelerator: Accelerator = Accelerator.TCG
+    program: str = QEMU
+
+
+def machine_argv(config: MachineConfig) -> tuple[str, ...]:
+    """The command that runs `config`. Raises UsageError where the parts do not fit together."""
+    if len(str(config.qmp_socket).encode()) > SOCKET_PATH_LIMIT:
+        raise UsageError(
+            f"the socket path {config.qmp_socket} is longer than the {SOCKET_PATH_LIMIT} bytes that Unix allows",
+            hint="Set TMPDIR to a folder with a shorter path.",
+        )
+    return (
+        config.program,
+        *_firmware(config),
+        *("-accel", config.accelerator.value, "-cpu", "max", "-smp", "1", "-m", str(config.memory_mib)),
+        *("-display", "none", "-vga", "std", "-nic", "none", "-no-reboot", "-nodefaults"),
+        *("-uuid", config.uuid),
+        *("-smbios", _SYSTEM_INFORMATION.format(serial=_value(config.serial_number), uuid=config.uuid)),
+        *("-qmp", f"unix:{_value(str(config.qmp_socket))},server=on,wait=off"),
+        *("-chardev", f"file,id=serial,path={_value(str(config.serial_log))}", "-serial", "chardev:serial"),
+        *_image(config),
+        *_direct(config),
+        *_disk(config),
+        *(("-incoming", f"exec:cat {_shell_word(config.incoming)}") if config.incoming else ()),
+        *(("-S",) if config.paused else ()),
+    )
+
+
+def qemu_version(*, program: str = QEMU) -> str:
+    """What QEMU says it is ("QEMU emulator version 7.2.22 ..."). Raises ToolMissing with the package's name."""
+    try:
+        return run([program, "--version"], reason=QEMU_REASON, time_limit=20).text.splitlines()[0].strip()
+    except ToolMissing as error:
+        raise ToolMissing(
+            error.message, hint="Install the package qemu-system-x86 (apt install qemu-system-x86)."
+        ) from error
+
+
+def _firmware(config: MachineConfig) -> tuple[str, ...]:
+    if config.firmware is Firmware.BIOS:
+        return ("-machine", "pc")
+    if config.code is None or config.variables is None:
+        raise UsageError(f"firmware {config.firmware.value} needs its flash images")
+    secure = config.firmware is Firmware.SECUREBOOT
+    return (
+        *("-machine", "q35,smm=on" if secure else "q35"),
+        *(("-global", "driver=cfi.pflash01,property=secure,value=on") if secure else ()),
+        *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_value(str(config.code))}"),
+        *("-drive", f"if=pflash,format=raw,unit=1,file={_value(str(config.variables))}"),
+    )
+
+
+def _image(config: MachineConfig) -> tuple[str, ...]:
+    if config.image is None:
+        return ()
+    # An AHCI controller of its own: the same on both machine types, and away from the disk's controller.
+    return (
+        *("-drive", f"file={_value(str(config.image))},format=raw,media=cdrom,if=none,id=image,readonly=on"),
+        *("-device", "ahci,id=imagebus", "-device", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
+    )
+
+
+def _direct(config: MachineConfig) -> tuple[str, ...]:
+    if config.direct is None:
+        return ()
+    direct = config.direct
+    return ("-kernel", str(direct.kernel), "-initrd", str(direct.initrd), "-append", direct.append)
+
+
+_DISK_DEVICES: dict[Controller, tuple[str, ...]] = {
+    Controller.NVME: ("nvme,drive=disk,serial=BLUELIFT-DISK",),
+    Controller.AHCI: ("ahci,id=diskbus", "ide-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.IDE: ("piix3-ide,id=diskbus", "ide-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.VIRTIO: ("virtio-blk-pci,drive=disk,serial=BLUELIFT-DISK",),
+    Controller.VIRTIO_SCSI: ("virtio-scsi-pci,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.PVSCSI: ("pvscsi,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.MEGASAS: ("megasas,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.LSI: ("lsi53c895a,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.MPT: ("mptsas1068,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.USB: ("qemu-xhci,id=diskbus", "usb-storage,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    Controller.UAS: (
+        "qemu-xhci,id=diskbus",
+        "usb-uas,id=uas,bus=diskbus.0",
+        "scsi-hd,drive=disk,bus=uas.0,serial=BLUELIFT-DISK",
+    ),
+    Controller.SD: ("sdhci-pci,id=diskbus", "sd-card,drive=disk"),
+}
+
+
+def _disk(config: MachineConfig) -> tuple[str, ...]:
+    if config.disk is None:
+        return ()
+    devices = _DISK_DEVICES[config.controller]
+    return (
+        *("-drive", f"file={_value(str(config.disk))},format=raw,if=none,id=disk,cache=writeback,discard=ignore"),
+        *(word for device in devices for word in ("-device", device)),
+    )
+
+
+def _value(text: str) -> str:
+    # In QEMU's key=value lists a comma inside a value is written twice.
+    return text.replace(",", ",,")
+
+
+def _shell_word(path: Path) -> str:
+    # QEMU hands what follows "exec:" to a shell.
+    return "'" + str(path).replace("'", "'\\''") + "'"
