@@ -1,0 +1,98 @@
+"""How a run is shown: redrawn on a technician's screen, or line by line in a terminal that belongs to somebody."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from payload.environment import Screen
+from payload.screen import (
+    CLEAR,
+    HOME,
+    ProgressScreen,
+    VerdictScreen,
+    plain,
+    render_progress,
+    render_verdict,
+)
+
+
+class Display(Protocol):
+    """What a run tells the person in front of it."""
+
+    def step(self, text: str) -> None:
+        """What is being done from now on."""
+        ...
+
+    def name_host(self, text: str) -> None:
+        """Who the host is, once known."""
+        ...
+
+    def verdict(self, screen: VerdictScreen) -> None:
+        """The end of the run, drawn anew at every tick of a countdown."""
+        ...
+
+
+class FullScreen:
+    """The whole screen is ours: every change draws it anew."""
+
+    def __init__(self, screen: Screen, title: str) -> None:
+        self._screen = screen
+        self._title = title
+        self._host = ""
+        self._steps: list[str] = []
+        self._settled = False
+
+    def step(self, text: str) -> None:
+        """Adds a line to the progress screen."""
+        self._steps.append(text)
+        self._progress()
+
+    def name_host(self, text: str) -> None:
+        """Shows the host above the steps."""
+        self._host = text
+        self._progress()
+
+    def verdict(self, screen: VerdictScreen) -> None:
+        """The final screen; only its first drawing clears what was there, so that a countdown does not flicker."""
+        start = HOME if self._settled else CLEAR
+        self._settled = True
+        self._show(
+            start,
+            render_verdict(screen, columns=self._screen.columns, lines=self._screen.lines, colour=self._screen.colour),
+        )
+
+    def redraw(self) -> None:
+        """The next verdict clears the screen first (after a shell wrote on it)."""
+        self._settled = False
+
+    def _progress(self) -> None:
+        progress = ProgressScreen(title=self._title, host=self._host, steps=tuple(self._steps))
+        self._show(
+            CLEAR,
+            render_progress(
+                progress, columns=self._screen.columns, lines=self._screen.lines, colour=self._screen.colour
+            ),
+        )
+
+    def _show(self, start: str, text: str) -> None:
+        self._screen.write(start + text if self._screen.colour else f"{text}\n")
+
+
+class LineByLine:
+    """A terminal or a pipe: steps are lines, and the final screen stands below them as high as it needs to be."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def step(self, text: str) -> None:
+        """One line."""
+        self._screen.write(f"{plain(text)}\n")
+
+    def name_host(self, text: str) -> None:
+        """Nothing: the final screen names the host."""
+
+    def verdict(self, screen: VerdictScreen) -> None:
+        """The final screen with all of its lines."""
+        lines = 60 + len(screen.rows) + 2 * len(screen.remarks)
+        text = render_verdict(screen, columns=self._screen.columns, lines=lines, colour=self._screen.colour)
+        self._screen.write(f"\n{text}\n")

@@ -1,0 +1,130 @@
+"""Mounted disks given on the command line (`--root PATH`): every folder is one volume, mounted by somebody else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
+from payload.environment import Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
+from payload.environment.posix_files import PosixVolumeFiles
+
+
+class TerminalScreen:
+    """A text stream as the screen: colours only where it is a terminal; keys are never read."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._columns = self._terminal_columns()
+
+    @property
+    def columns(self) -> int:
+        """The terminal's width, 80 to 160; 100 for a pipe."""
+        return self._columns
+
+    @property
+    def lines(self) -> int:
+        """Enough for everything: the terminal scrolls."""
+        return 200
+
+    @property
+    def colour(self) -> bool:
+        """Whether the stream is a terminal that shows colours (see no-color.org)."""
+        return self._terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+    def write(self, text: str) -> None:
+        """Show text at once."""
+        self._stream.write(text)
+        self._stream.flush()
+
+    def key(self, seconds: float) -> str | None:  # noqa: ARG002
+        """None: nobody is asked anything."""
+        return None
+
+    def _terminal_columns(self) -> int:
+        try:
+            return max(20, min(160, os.get_terminal_size(self._stream.fileno()).columns)) if self._terminal else 100
+        except (OSError, ValueError):
+            return 80
+
+
+class DirectoryEnvironment:
+    """`payload.environment.Environment` for mounted disks. It mounts, unlocks, waits for and restarts nothing."""
+
+    def __init__(self, roots: Sequence[Path], *, stream: TextIO | None = None) -> None:
+        self._roots = list(roots)
+        self._screen = TerminalScreen(stream or sys.stdout)
+
+    @property
+    def name(self) -> str:
+        """As in the receipt."""
+        return "directory"
+
+    @property
+    def screen(self) -> Screen:
+        """The terminal."""
+        return self._screen
+
+    def emit(self, line: str) -> None:
+        """Nothing: no machine listens here; `--json` prints the receipt."""
+
+    def host(self) -> HostIdentity:
+        """Nobody: the disk is attached to a machine that is not its own."""
+        return HostIdentity()
+
+    def wait_for_disks(self, limit: float) -> None:
+        """Nothing: the folders are there."""
+
+    def disks(self) -> Sequence[DiskRecord]:
+        """None: folders stand on disks that somebody else has opened."""
+        return []
+
+    def controllers(self) -> Sequence[ControllerRecord]:
+        """None."""
+        return []
+
+    def volumes(self) -> Sequence[Volume]:
+        """One for each folder."""
+        return [_volume(root) for root in self._roots]
+
+    @contextmanager
+    def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
+        """The folder as a volume. Raises VolumeNotOpened where it cannot be read, or not be changed."""
+        root = Path(volume.id)
+        if for_changes and os.statvfs(root).f_flag & os.ST_RDONLY:
+            raise VolumeNotOpened(
+                VolumeState.UNREADABLE, "it is mounted read-only", "Mount it for writing and run again."
+            )
+        yield OpenVolume(volume=volume, files=PosixVolumeFiles(root), writable=for_changes)
+
+    @contextmanager
+    def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002
+        """None."""
+        yield iter(())
+
+    def end(self, action: AfterRepair) -> None:
+        """Nothing: the machine is not ours."""
+
+    def shell(self) -> None:
+        """Nothing: the technician has one."""
+
+
+def _volume(root: Path) -> Volume:
+    try:
+        status = os.statvfs(root)
+        size = status.f_blocks * status.f_frsize
+    except OSError:
+        size = 0
+    return Volume(
+        id=str(root),
+        disk="",
+        label="",
+        file_system="",
+        size=size,
+        state=VolumeState.READY,
+    )

@@ -1,0 +1,207 @@
+"""From what was found and done to one verdict, one plain sentence, and what to do next. Pure functions."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from payload.contract import (
+    DiskRecord,
+    FileOutcome,
+    FileRecord,
+    Verdict,
+    VolumeRecord,
+    worst,
+)
+from payload.environment import VolumeState
+
+#: The verdict of a volume that is not looked into, by its state.
+STATE_VERDICTS = {
+    VolumeState.HIBERNATED: Verdict.LEFT_ALONE,
+    VolumeState.RAID_MEMBER: Verdict.LEFT_ALONE,
+    VolumeState.LOCKED: Verdict.NEEDS_A_KEY,
+    VolumeState.NOT_WINDOWS: Verdict.NO_WINDOWS_FOUND,
+    VolumeState.UNREADABLE: Verdict.FAILED,
+}
+
+_STATE_SENTENCES = {
+    VolumeState.HIBERNATED: "Windows is hibernated on it",
+    VolumeState.RAID_MEMBER: "it is a part of a RAID set, a dynamic disk or a storage space",
+    VolumeState.LOCKED: "it is locked by BitLocker",
+    VolumeState.NOT_WINDOWS: "its file system cannot hold Windows",
+    VolumeState.UNREADABLE: "it cannot be read",
+}
+
+_STATE_ADVICE = {
+    VolumeState.HIBERNATED: (
+        "Start Windows once and shut it down with Shift held, or use an image whose profile says hibernated: discard."
+    ),
+    VolumeState.RAID_MEMBER: "Use the WinPE image with this controller's driver, so that the set is seen as one disk.",
+    VolumeState.LOCKED: "Have the 48-digit BitLocker recovery password ready and unlock the volume first.",
+    VolumeState.UNREADABLE: "Check the disk and its cables; run chkdsk from a Windows recovery medium.",
+}
+
+_OS_ERRORS = {
+    errno.ENOSPC: "the volume has no free space",
+    errno.EROFS: "the volume can only be read",
+    errno.EIO: "the disk reports read or write errors",
+    errno.EACCES: "access was denied",
+    errno.EPERM: "access was denied",
+    errno.ENODEV: "the disk has gone",
+    errno.ENXIO: "the disk has gone",
+}
+
+_AGAIN = "Running Bluelift again is always safe."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The headline and the two sentences below it."""
+
+    verdict: Verdict
+    sentence: str
+    advice: str
+
+
+def state_detail(state: VolumeState) -> str:
+    """Why a volume in that state was not looked into; empty for a state in which volumes are."""
+    return _STATE_SENTENCES.get(state, "")
+
+
+def state_advice(state: VolumeState) -> str:
+    """What a technician can do about a volume in that state."""
+    return _STATE_ADVICE.get(state, "")
+
+
+def error_sentence(error: BaseException) -> str:
+    """What went wrong in plain words, without a type name or a path of ours."""
+    if isinstance(error, OSError) and error.errno in _OS_ERRORS:
+        return _OS_ERRORS[error.errno]
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    return "something unexpected happened"
+
+
+def error_note(error: BaseException) -> str:
+    """The technical detail for the receipt: type, message, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def disk_verdicts(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> list[Verdict]:
+    """Verdicts of disks that are not ok and of which no volume speaks for them."""
+    spoken_for = {volume.disk for volume in volumes}
+    verdicts = []
+    for disk in disks:
+        if disk.state != "ok" and disk.id not in spoken_for:
+            known = disk.state in {state.value for state in STATE_VERDICTS}
+            verdicts.append(STATE_VERDICTS[VolumeState(disk.state)] if known else Verdict.LEFT_ALONE)
+    return verdicts
+
+
+def summarise(
+    *, disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord], dry_run: bool = False, failure: str = ""
+) -> Summary:
+    """The host's headline: the worst of its volumes. `failure` is a plain sentence about the host as a whole."""
+    if failure:
+        return Summary(
+            verdict=Verdict.FAILED,
+            sentence=f"Bluelift could not finish: {failure}.",
+            advice=f"Note what is on this screen and restart. {_AGAIN}",
+        )
+    verdict = worst([*(volume.verdict for volume in volumes), *disk_verdicts(disks, volumes)])
+    culprits = [volume for volume in volumes if volume.verdict is verdict]
+    if verdict in (Verdict.FAILED, Verdict.LEFT_ALONE, Verdict.NEEDS_A_KEY):
+        return _trouble(verdict, culprits, disks, volumes)
+    if verdict is Verdict.NO_WINDOWS_FOUND:
+        return _no_windows(disks, volumes)
+    return _well(verdict, culprits, dry_run)
+
+
+def _trouble(
+    verdict: Verdict, culprits: Sequence[VolumeRecord], disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]
+) -> Summary:
+    if culprits:
+        first = culprits[0]
+        what = {
+            Verdict.FAILED: "could not be repaired",
+            Verdict.LEFT_ALONE: "was left alone",
+            Verdict.NEEDS_A_KEY: "needs a key",
+        }[verdict]
+        sentence = f"{_volume_name(first)} {what}: {first.detail}."
+        advice = first.advice or (_AGAIN if verdict is Verdict.FAILED else "")
+    else:
+        disk = next(disk for disk in disks if disk.state != "ok")
+        sentence = f"Disk {disk.id} was not opened: {disk.detail or disk.state}."
+        advice = _STATE_ADVICE[VolumeState.RAID_MEMBER] if verdict is Verdict.LEFT_ALONE else _AGAIN
+    if len(culprits) > 1:
+        sentence += f" {len(culprits) - 1} more like it."
+    repaired = sum(volume.verdict is Verdict.REPAIRED for volume in volumes)
+    if repaired:
+        sentence += f" {_count(repaired, 'other volume')} repaired."
+    return Summary(verdict=verdict, sentence=sentence, advice=advice or "See the table below.")
+
+
+def _no_windows(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> Summary:
+    if not disks and not volumes:
+        return Summary(
+            verdict=Verdict.NO_WINDOWS_FOUND,
+            sentence="No disk was seen on this host.",
+            advice="Check cables and firmware settings (RAID or VMD mode); see the controllers below.",
+        )
+    places = _count(len(volumes), "volume") + (f" on {_count(len(disks), 'disk')}" if disks else "")
+    return Summary(
+        verdict=Verdict.NO_WINDOWS_FOUND,
+        sentence=f"No Windows installation is on this host: {places} looked at.",
+        advice="Check that every disk of this host is in the table below. Nothing was changed.",
+    )
+
+
+def _well(verdict: Verdict, culprits: Sequence[VolumeRecord], dry_run: bool) -> Summary:
+    files = [file for volume in culprits for installation in volume.installations for file in installation.files]
+    names = ", ".join(dict.fromkeys(filter(None, (i.computer_name for v in culprits for i in v.installations))))
+    who = names or "This host"
+    if verdict is Verdict.REPAIRED:
+        done = _done(files) or "an interrupted repair was completed"
+        return Summary(
+            verdict=verdict,
+            sentence=f"{who} is repaired: {done}.",
+            advice="Take the recovery medium out and let Windows start.",
+        )
+    if verdict is Verdict.REPORTED:
+        found = _count(sum(file.outcome is FileOutcome.REPORTED for file in files), "file")
+        why = "this was a dry run" if dry_run else "this image only reports"
+        return Summary(
+            verdict=verdict,
+            sentence=f"{found} to act on at {who}; nothing was changed, as {why}.",
+            advice="Run again without --dry-run to repair." if dry_run else "Use an image that repairs.",
+        )
+    return Summary(
+        verdict=verdict,
+        sentence=f"{who} has none of the files that this image removes.",
+        advice="Take the recovery medium out and restart. If Windows still fails, the cause is another one.",
+    )
+
+
+def _done(files: Sequence[FileRecord]) -> str:
+    moved = sum(file.outcome is FileOutcome.QUARANTINED for file in files)
+    deleted = sum(file.outcome is FileOutcome.DELETED for file in files)
+    parts = []
+    if moved:
+        parts.append(f"{_count(moved, 'file')} moved to quarantine")
+    if deleted:
+        parts.append(f"{_count(deleted, 'file')} deleted")
+    return ", ".join(parts)
+
+
+def _volume_name(volume: VolumeRecord) -> str:
+    label = f' "{volume.label}"' if volume.label else ""
+    return f"Volume {volume.id}{label}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
