@@ -1,4 +1,4 @@
-"""What is needed of 64-bit little-endian ELF files (System V ABI, "Object Files"): sections and dynamic dependencies."""
+"""What is needed of 64-bit little-endian ELF files (System V ABI, "Object Files"): sections and needed libraries."""
 
 from __future__ import annotations
 

@@ -1,23 +1,25 @@
 """The initramfs: Debian's programs, Python and kernel modules in one segment, the payload in another.
 
 The kernel unpacks concatenated archives one after the other, later entries over earlier ones (Linux
-Documentation/driver-api/early-userspace/buffer-format). So the large part depends on packages alone and is cached, and a
-change of profile or payload only rewrites a small archive at the end.
+Documentation/driver-api/early-userspace/buffer-format). So the large part depends on packages alone and is cached, and
+a change of profile or payload only rewrites a small archive at the end.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import lzma
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import cpio, drivers
 from builder.console import Step
+from builder.debian_root import find_library, kernel_version, merged, own_loader, python_folder
 from builder.elf import ElfError, dependencies, is_elf
 from builder.errors import BaseMediaError, ImageError
 from builder.kernel_modules import KernelModule, ModuleTree, modules_alias, modules_dep, modules_softdep
@@ -34,7 +36,6 @@ PROGRAMS = (
 PAYLOAD_FOLDER = "bluelift"
 CONFIG_NAME = f"{PAYLOAD_FOLDER}/config.json"
 
-_LIBRARY_FOLDERS = ("usr/lib/x86_64-linux-gnu", "usr/lib", "usr/lib64")
 _FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin")
 #: Parts of libpython3-minimal that need what the image has not: a network, OpenSSL.
 _LEFT_OUT = ("ssl.py", "email", "urllib", "sitecustomize.py")
@@ -70,7 +71,7 @@ def base_segment(root: Path, *, epoch: int, step: Step) -> bytes:
 
 
 def payload_segment(*, payload: Mapping[str, bytes], init: bytes, config: bytes, epoch: int) -> bytes:
-    """The project's part, to follow `base_segment`: the payload's files (paths below `payload/`), init, configuration."""
+    """The project's part, to follow `base_segment`: the payload's files (paths below `payload/`), init, config."""
     tree = cpio.Tree()
     tree.file("init", init, mode=0o755)
     tree.file(CONFIG_NAME, config)
@@ -95,28 +96,6 @@ def list_initramfs(data: bytes) -> list[InitramfsEntry]:
     except (lzma.LZMAError, EOFError, cpio.CpioError) as error:
         raise ImageError(f"the initramfs is damaged: {error}", hint="Build the image again.") from error
     return list(found.values())
-
-
-def kernel_version(root: Path) -> str:
-    """The version of the one kernel unpacked at `root`, as its file names carry it."""
-    versions = sorted(file.name.removeprefix("vmlinuz-") for file in (root / "boot").glob("vmlinuz-*"))
-    if len(versions) != 1:
-        raise BaseMediaError(
-            f"expected one kernel in {root / 'boot'}, found {', '.join(versions) or 'none'}",
-            hint="Remove the unpacked packages with 'bluelift clean' and build again.",
-        )
-    return versions[0]
-
-
-def python_folder(root: Path) -> Path:
-    """The standard library of the one Python unpacked at `root` (`usr/lib/python3.13`)."""
-    folders = [folder for folder in sorted((root / "usr/lib").glob("python3.*")) if (folder / "os.py").is_file()]
-    if len(folders) != 1:
-        raise BaseMediaError(
-            f"expected one Python in {root / 'usr/lib'}, found {', '.join(f.name for f in folders) or 'none'}",
-            hint="Remove the unpacked packages with 'bluelift clean' and build again.",
-        )
-    return folders[0]
 
 
 # --- what goes in --------------------------------------------------------------------------------------------------
@@ -188,27 +167,10 @@ def _add_elf(tree: cpio.Tree, root: Path, name: str, *, needed_by: str) -> None:
     except ElfError as error:
         raise BaseMediaError(f"{name} is damaged: {error}", hint="Run 'bluelift clean' and build again.") from error
     if wanted.interpreter:
-        tree_name = _merged(wanted.interpreter)
+        tree_name = merged(wanted.interpreter)
         _add_elf(tree, root, tree_name, needed_by=name)
     for library in wanted.needed:
         _add_elf(tree, root, find_library(root, library, needed_by=name), needed_by=name)
-
-
-def find_library(root: Path, library: str, *, needed_by: str) -> str:
-    """Where a shared library lies below `root`. Raises BaseMediaError naming it when no package brought it."""
-    for folder in _LIBRARY_FOLDERS:
-        if (root / folder / library).exists():
-            return f"{folder}/{library}"
-    raise BaseMediaError(
-        f"the library {library}, needed by {needed_by}, is in none of the packages",
-        hint="Its package is missing from the list in builder/base/packages.py.",
-    )
-
-
-def _merged(path: str) -> str:
-    """A path as it is after Debian's usrmerge: /lib64/x -> usr/lib64/x."""
-    path = path.strip("/")
-    return f"usr/{path}" if path.split("/")[0] in ("bin", "sbin", "lib", "lib64") else path
 
 
 def _module_tables(modules: list[KernelModule]) -> dict[str, str]:
@@ -224,56 +186,56 @@ def _module_tables(modules: list[KernelModule]) -> dict[str, str]:
 
 
 def check_imports(root: Path, payload: Mapping[str, bytes]) -> None:
-    """Whether every module the payload imports is in the image. Raises BaseMediaError listing those that are not.
+    """Whether everything the payload imports can be imported in the image. Raises BaseMediaError listing what cannot.
 
-    Follows `import` statements anywhere in the payload's files and in the library's files they reach at module level.
+    The image's own Python tries it, here and now, with what is left out of the image hidden from it.
     """
-    library = python_folder(root)
-    files = {file.relative_to(library).as_posix(): file for file in standard_library(library)}
-    builtin = builtin_modules(root)
-    missing = [
-        f"{name} (in {where})"
-        for where, source in sorted(payload.items())
-        if where.endswith(".py")
-        for name in _imported(source, where)
-        if name not in builtin and not _in_library(name, files)
-    ]
-    if missing:
+    users: dict[str, str] = {}
+    for where, source in sorted(payload.items()):
+        if where.endswith(".py"):
+            for name in _imported(source, where):
+                users.setdefault(name, where)
+    hidden = [name.removesuffix(".py") for name in _LEFT_OUT]
+    argv = [*own_loader(root), str(root / "usr/bin" / python_folder(root).name), "-I", "-S", "-B", "-c", _TRY_IMPORTS]
+    tried = run(
+        [*argv, json.dumps(hidden), *sorted(users)],
+        reason="see whether the payload's imports are in the image",
+        time_limit=60,
+        env={"PYTHONHOME": str(root / "usr")},
+    )
+    refused = [f"{name} in {users[name]} ({why})" for name, why in json.loads(tried.text).items()]
+    if refused:
         raise BaseMediaError(
-            f"the payload imports what the image's Python does not have: {', '.join(missing)}",
+            f"the payload imports what the image's Python does not have: {', '.join(refused)}",
             hint="The payload may use only what Debian's libpython3-minimal holds.",
         )
 
 
-def _imported(source: bytes, where: str) -> Iterable[str]:
+def _imported(source: bytes, where: str) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(source, where)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module)
-    return sorted(name for name in names if name.partition(".")[0] != "payload")
+    return {name for name in names if name.partition(".")[0] != "payload"}
 
 
-def _in_library(name: str, files: Mapping[str, Path]) -> bool:
-    path = name.replace(".", "/")
-    extension = f"lib-dynload/{path}."
-    return f"{path}.py" in files or f"{path}/__init__.py" in files or any(file.startswith(extension) for file in files)
-
-
-def builtin_modules(root: Path) -> frozenset[str]:
-    """What is compiled into the image's Python; it is asked itself, through the loader and libraries it came with."""
-    python = root / "usr/bin" / python_folder(root).name
-    script = "import sys; print(*sys.builtin_module_names)"
-    reason = "see which modules are compiled into the image's Python"
-    argv = [*own_loader(root), str(python), "-I", "-S", "-c", script]
-    return frozenset(run(argv, reason=reason, time_limit=30, env={"PYTHONHOME": str(root / "usr")}).text.split())
-
-
-def own_loader(root: Path) -> tuple[str, ...]:
-    """The start of a command line that runs an unpacked program with the C library it was built for, on any host."""
-    libraries = root / _LIBRARY_FOLDERS[0]
-    return (str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries))
+_TRY_IMPORTS = """
+import json, sys
+hidden, refused = set(json.loads(sys.argv[1])), {}
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in hidden:
+            raise ModuleNotFoundError('it is left out of the image')
+sys.meta_path.insert(0, Gate())
+for name in sys.argv[2:]:
+    try:
+        __import__(name)
+    except ImportError as error:
+        refused[name] = str(error)
+print(json.dumps(refused))
+"""
 
 
 # --- compression ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Kernel modules of an unpacked kernel package: which are needed for the drivers wanted, and the files modprobe reads.
 
-Dependencies come from each module's own `.modinfo` section (`depends`, `softdep`, `alias`), so that neither depmod nor a
-running kernel is needed. Debian's packages carry `modules.builtin` and `modules.builtin.modinfo`, but no modules.dep.
+Dependencies come from each module's own `.modinfo` section (`depends`, `softdep`, `alias`), so that neither depmod nor
+a running kernel is needed. Debian's packages carry `modules.builtin` and `modules.builtin.modinfo`, but no modules.dep.
 Names are compared as the kernel does it: "-" and "_" are the same (kmod's "modname" rule).
 """
 
@@ -86,7 +86,7 @@ class ModuleTree:
             for dependency in module.depends:
                 if dependency not in self:
                     raise BaseMediaError(
-                        f"driver {name} of kernel {self.kernel_version} needs {dependency}, which the package does not have",
+                        f"driver {name} of kernel {self.kernel_version} needs {dependency}, which is not there",
                         hint="The kernel package is incomplete; remove it from the cache and build again.",
                     )
             waiting += module.depends
