@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import json
 import struct
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ SECOND_COMPUTER_NAME = "LAB-BENCH-2"
 CROWDSTRIKE = "Windows\\System32\\drivers\\CrowdStrike"
 #: Letter case is the installer's business.
 _SECOND_CROWDSTRIKE = "Rescue Windows\\System32\\drivers\\crowdstrike"
+_BAD = "C-00000291-00000000-00000032.sys"
 _NAMED_AS_A_FILE = f"{CROWDSTRIKE}\\C-00000291-00000000-00000088.sys"
 _SEED = b"bluelift verify 1"
 
@@ -139,6 +141,42 @@ def faulty_only_windows() -> Tree:
     return Tree(files=(*_installation("Windows", COMPUTER_NAME), _channel("C-00000291-00000000-00000032.sys")))
 
 
+def reparse_windows() -> Tree:
+    """A Windows folder that is a junction to elsewhere: what lies there is not this Windows's own."""
+    elsewhere = "Users\\Public\\Elsewhere"
+    return Tree(
+        files=(
+            *_installation(elsewhere, COMPUTER_NAME),
+            _channel(_BAD, folder=f"{elsewhere}\\System32\\drivers\\CrowdStrike"),
+            _kept("Users\\Grace\\notes.txt", b"nothing here\r\n"),
+        ),
+        junctions=(("Windows", "C:\\Users\\Public\\Elsewhere"), ("Documents and Settings", "C:\\Users")),
+    )
+
+
+def planted_store_windows() -> Tree:
+    """A broken host where a user made Bluelift's folder first, with a journal that names a file of Windows."""
+    store = "ProgramData\\Bluelift\\quarantine\\20240719-0500-00000000"
+    entry = {
+        "rule": "crowdstrike-channel-291",
+        "action": "quarantine",
+        "source": "\\Windows\\System32\\ntoskrnl.exe",
+        "destination": f"\\{store}\\files\\Windows\\System32\\ntoskrnl.exe",
+        "size": 300_000,
+        "modified_ns": 0,
+        "sha256": "0" * 64,
+    }
+    journal = {"run_id": "20240719-0500-00000000", "written": "2024-07-19T05:00:00Z", "entries": [entry], "schema": 1}
+    return (
+        broken_windows()
+        .all_kept()
+        .with_files(
+            _kept(f"{store}\\journal.json", json.dumps(journal).encode()),
+            _kept(f"{store}\\files\\Windows\\System32\\ntoskrnl.exe.new", program_bytes("evil", 4000)),
+        )
+    )
+
+
 def data_volume() -> Tree:
     """A volume without any Windows on it."""
     return Tree(
@@ -208,7 +246,6 @@ def _installation(folder: str, computer_name: str) -> tuple[TreeFile, ...]:
 
 
 def _crowdstrike_neighbours() -> tuple[TreeFile, ...]:
-    bad = "C-00000291-00000000-00000032.sys"
     modules = ("CSBoot.sys", "CSFirmwareAnalysis.sys", "CSDeviceControl.sys", "CSAgent.sys", "cspcm4.sys")
     other_channels = [(290, 5, _FAULTY), (292, 7, _FAULTY), (29, 1, _FAULTY), (2910, 3, _FAULTY), (1, 220, _OLD)]
     return (
@@ -224,7 +261,7 @@ def _crowdstrike_neighbours() -> tuple[TreeFile, ...]:
         _kept(f"{CROWDSTRIKE}\\C-00000291-00000000-00000032.sys.bak", channel_bytes(291, 32, size=900), _FAULTY),
         _kept(f"{CROWDSTRIKE}\\C-00000291.txt", b"notes of a technician\r\n", _FAULTY),
         _kept(f"{CROWDSTRIKE}\\XC-00000291-00000000-00000032.sys", channel_bytes(291, 32, size=901), _FAULTY),
-        _kept(f"{CROWDSTRIKE}\\Quarantine\\{bad}", channel_bytes(291, 32, size=902), _FAULTY),
+        _kept(f"{CROWDSTRIKE}\\Quarantine\\{_BAD}", channel_bytes(291, 32, size=902), _FAULTY),
         _kept(f"{_NAMED_AS_A_FILE}\\inside.sys", channel_bytes(291, 88, size=903), _FAULTY),
         # A driver that carries a channel file's name stays, whatever its time says.
         _channel("C-00000291-00000000-00000099.sys", content=program_bytes("foreign", 7000)),

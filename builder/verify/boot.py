@@ -1,0 +1,347 @@
+"""One boot of an image with a broken disk attached: run it, gather what came out, judge it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.run import command_line
+from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference
+from builder.verify.firmware import Firmware, FirmwareFiles
+from builder.verify.machine import Ended, Machine, started, state_folder
+from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
+from builder.verify.readback import STORE, SeenVolume, compare_volume, read_file, read_volume
+from builder.verify.report import BootReport, Check, comparison_text, write_beside
+from builder.verify.scenarios import Afterwards, Expectation, Scenario
+from builder.verify.windows_tree import Fate
+from payload.contract import QUARANTINE_FOLDER, RECEIPT_NAME, EventName, FileOutcome, Receipt, Verdict
+from payload.formats.records import RecordError, from_json
+
+_DRAW_SECONDS = 1.0
+_END_LIMIT = 45
+_SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootSettings:
+    """What all boots of one run have in common. `limit` is seconds from power-on to the receipt."""
+
+    image: Path
+    ntfsck: tuple[str, ...]
+    accelerator: Accelerator = Accelerator.TCG
+    attach: Attach = Attach.CD
+    memory_mib: int = 1024
+    limit: float = 180
+    retries: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A disk as made for a scenario, never booted, and its Windows volume as other programs see it."""
+
+    disk: BrokenDisk
+    seen: SeenVolume | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What one machine left behind. `receipt` is None where none came, `receipt_problem` then says why."""
+
+    disk: BrokenDisk
+    ended: Ended
+    reached_payload: bool
+    receipt: Receipt | None
+    receipt_problem: str
+    receipt_seconds: float | None
+    seconds: float
+
+
+def make_template(disk: BrokenDisk, *, settings: BootSettings, scratch: Path) -> Template:
+    """Look at a disk before it is booted."""
+    return Template(disk=disk, seen=_look(disk, settings=settings, scratch=scratch))
+
+
+def boot_scenario(
+    scenario: Scenario,
+    template: Template,
+    *,
+    firmware: FirmwareFiles,
+    controller: Controller,
+    settings: BootSettings,
+    folder: Path,
+) -> Iterator[BootReport]:
+    """Boot a copy of the template as often as the scenario says, and judge each boot as it ends."""
+    with state_folder() as state:
+        disk = copy_disk(template.disk, state / "disk.raw")
+        for number, expectation in enumerate(scenario.boots, start=1):
+            evidence_folder = folder if len(scenario.boots) == 1 else folder.with_name(f"{folder.name}-boot{number}")
+            evidence_folder.mkdir(parents=True, exist_ok=True)
+            pristine = copy_disk(disk, state / "pristine.raw")
+            config = _machine_config(state, disk, firmware=firmware, controller=controller, settings=settings)
+            for attempt in range(1, settings.retries + 2):
+                evidence = run_machine(config, disk, firmware=firmware, settings=settings, folder=evidence_folder)
+                if evidence.reached_payload or attempt > settings.retries:
+                    break
+                # Nothing of ours ran: try once more, with a disk that is certainly as it was.
+                disk = copy_disk(pristine, disk.path)
+            checks = judge(
+                evidence, expectation, template, pristine, nonce=config.uuid, settings=settings, scratch=state
+            )
+            report = BootReport(
+                firmware=firmware.kind,
+                controller=controller,
+                scenario=scenario.name,
+                number=number,
+                nonce=config.uuid,
+                headline=evidence.receipt.verdict.headline if evidence.receipt else "none",
+                ended=evidence.ended,
+                receipt_seconds=evidence.receipt_seconds,
+                seconds=evidence.seconds,
+                checks=checks,
+                folder=evidence_folder,
+                attempts=attempt,
+            )
+            write_beside(evidence_folder / "expected-vs-seen.txt", comparison_text(checks))
+            yield report
+            if not report.passed:
+                return
+
+
+def run_machine(
+    config: MachineConfig, disk: BrokenDisk, *, firmware: FirmwareFiles, settings: BootSettings, folder: Path
+) -> Evidence:
+    """Boot once: wait for the receipt, look at the screen, press a key, wait for the end. Fills `folder`."""
+    if firmware.variables is not None and config.variables is not None:
+        shutil.copyfile(firmware.variables, config.variables)
+    config.serial_log.unlink(missing_ok=True)
+    config.qmp_socket.unlink(missing_ok=True)
+    write_beside(folder / "qemu-argv.txt", command_line(machine_argv(config)) + "\n")
+    try:
+        with started(config, qemu_log=folder / "qemu.log") as machine:
+            event = machine.wait_for_event(EventName.RECEIPT, limit=settings.limit)
+            machine.watch(_DRAW_SECONDS)
+            machine.screenshot(folder / "screen.png")
+            if event is not None:
+                _send_off(machine)
+            ended = machine.wait_for_end(limit=machine.seconds + _END_LIMIT if event else settings.limit)
+            seconds = round(machine.seconds, 2)
+            receipt, problem = _receipt_of(event.data.get("receipt")) if event else (None, "no receipt event came")
+            reached = machine.event(EventName.STARTED) is not None
+    finally:
+        if config.serial_log.exists():
+            shutil.copyfile(config.serial_log, folder / "serial.log")
+    return Evidence(
+        disk=disk,
+        ended=ended,
+        reached_payload=reached,
+        receipt=receipt,
+        receipt_problem=problem,
+        receipt_seconds=event.seconds if event else None,
+        seconds=seconds,
+    )
+
+
+def judge(
+    evidence: Evidence,
+    expectation: Expectation,
+    template: Template,
+    pristine: BrokenDisk,
+    *,
+    nonce: str,
+    settings: BootSettings,
+    scratch: Path,
+) -> tuple[Check, ...]:
+    """Everything that must be true after a boot. `pristine` is the disk right before it."""
+    after = _look(evidence.disk, settings=settings, scratch=scratch)
+    evidence = _with_receipt_from_disk(evidence, after, nonce=nonce, scratch=scratch)
+    return (
+        *_check_receipt(evidence, expectation, template, nonce=nonce),
+        *_check_disk(evidence.disk, expectation, template, pristine, after),
+    )
+
+
+# --- running ---------------------------------------------------------------------------------------------------------
+
+
+def _machine_config(
+    state: Path, disk: BrokenDisk, *, firmware: FirmwareFiles, controller: Controller, settings: BootSettings
+) -> MachineConfig:
+    nonce = random_nonce()
+    return MachineConfig(
+        firmware=firmware.kind,
+        code=firmware.code,
+        variables=state / "variables.fd" if firmware.kind is not Firmware.BIOS else None,
+        disk=disk.path,
+        controller=controller,
+        uuid=nonce,
+        serial_number=f"BL-{nonce[:8].upper()}",
+        qmp_socket=state / "qmp",
+        serial_log=state / "serial.log",
+        image=settings.image.absolute(),
+        attach=settings.attach,
+        memory_mib=settings.memory_mib,
+        accelerator=settings.accelerator,
+    )
+
+
+def random_nonce() -> str:
+    """A random UUID that no image can know beforehand."""
+    return str(uuid.uuid4())
+
+
+def _send_off(machine: Machine) -> None:
+    """End the machine by keyboard, as a technician would: restart after REPAIRED, power off otherwise."""
+    ending = machine.event(EventName.ENDING)
+    restarts = ending is not None and ending.data.get("action") == "reboot"
+    for _ in range(3):
+        machine.press("r" if restarts else "p")
+        machine.watch(5)
+        if machine.ended is not None:
+            return
+
+
+def _receipt_of(data: object) -> tuple[Receipt | None, str]:
+    try:
+        return from_json(Receipt, data), ""
+    except RecordError as error:
+        return None, f"the receipt does not follow its schema: {error}"
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def _look(disk: BrokenDisk, *, settings: BootSettings, scratch: Path) -> SeenVolume | None:
+    if not disk.holds_ntfs:
+        return None
+    volume = extract_partition(disk.path, disk.windows, scratch / "windows.ntfs")
+    return read_volume(volume, ntfsck=settings.ntfsck)
+
+
+def _with_receipt_from_disk(evidence: Evidence, after: SeenVolume | None, *, nonce: str, scratch: Path) -> Evidence:
+    """Where nothing came over the serial port, the receipt on the disk carries the verdict, if it is this machine's."""
+    if evidence.receipt is not None or after is None:
+        return evidence
+    for file in after.files:
+        if file.path.startswith(f"{STORE}\\{QUARANTINE_FOLDER}\\") and file.path.endswith("\\" + RECEIPT_NAME):
+            try:
+                data = json.loads(read_file(scratch / "windows.ntfs", file.path))
+            except ValueError:
+                continue
+            receipt, problem = _receipt_of(data)
+            if receipt is not None and receipt.host.smbios_uuid.lower() == nonce.lower():
+                return replace(evidence, receipt=receipt, receipt_problem=problem)
+    return evidence
+
+
+def _check_receipt(evidence: Evidence, expectation: Expectation, template: Template, *, nonce: str) -> Iterator[Check]:
+    receipt = evidence.receipt
+    yield Check(
+        name="a receipt arrived",
+        passed=receipt is not None,
+        expected="a receipt by serial port or on the disk",
+        seen=evidence.receipt_problem or "a receipt",
+    )
+    yield Check(
+        name="the machine came to a normal end",
+        passed=evidence.ended.normal,
+        expected="powered off or restarted by the guest",
+        seen=evidence.ended.value,
+    )
+    if receipt is None:
+        return
+    seen_nonce = receipt.host.smbios_uuid.lower()
+    yield Check(
+        name="the receipt carries the nonce", passed=seen_nonce == nonce.lower(), expected=nonce, seen=seen_nonce
+    )
+    yield _same("the verdict", expectation.verdict.headline, receipt.verdict.headline)
+    yield Check(
+        name="the disk is listed",
+        passed=any(disk.size == template.disk.path.stat().st_size for disk in receipt.disks),
+        expected=f"a disk of {template.disk.path.stat().st_size} bytes",
+        seen=", ".join(f"{disk.id}: {disk.size}" for disk in receipt.disks) or "none",
+    )
+    if expectation.verdict is Verdict.REPAIRED:
+        yield from _check_files_in_receipt(receipt, template)
+
+
+def _check_files_in_receipt(receipt: Receipt, template: Template) -> Iterator[Check]:
+    installations = [found for volume in receipt.volumes for found in volume.installations]
+    reported = {
+        record.path: record
+        for installation in installations
+        for record in installation.files
+        if record.outcome is FileOutcome.QUARANTINED
+    }
+    wanted = {"\\" + file.path: file for file in template.disk.plan.tree.files if file.fate is Fate.QUARANTINED}
+    for path, file in wanted.items():
+        record = reported.get(path)
+        yield Check(
+            name=f"the receipt names {path}",
+            passed=record is not None and record.sha256 == file.sha256,
+            expected=f"quarantined, sha256 {file.sha256}",
+            seen=f"{record.outcome.value}, sha256 {record.sha256}" if record else "nothing",
+        )
+    surplus = sorted(set(reported) - set(wanted))
+    yield _same("the receipt names nothing else as quarantined", "nothing", ", ".join(surplus) or "nothing")
+
+
+def _check_disk(
+    disk: BrokenDisk,
+    expectation: Expectation,
+    template: Template,
+    pristine: BrokenDisk,
+    after: SeenVolume | None,
+) -> Iterator[Check]:
+    if expectation.afterwards is Afterwards.UNTOUCHED:
+        yield _check_bytes("the whole disk is byte-identical", disk, pristine, skip_windows=False)
+        return
+    yield _check_bytes("everything outside the Windows partition is byte-identical", disk, pristine, skip_windows=True)
+    if after is None or template.seen is None:
+        raise AssertionError("a volume that NTFS tools cannot read can only be expected to be untouched")
+    yield _same("ntfsck", "no errors", after.ntfsck or "no errors")
+    flag = {True: "flagged for chkdsk", False: "not flagged"}
+    yield _same("the volume's dirty flag", flag[expectation.flagged], flag[after.dirty])
+    tree = template.disk.plan.tree
+    differences = compare_volume(
+        tree if expectation.afterwards is Afterwards.REPAIRED else tree.all_kept(), template.seen, after
+    )
+    for difference in differences[:_SHOWN]:
+        yield Check(name=difference.path, passed=False, expected=difference.expected, seen=difference.seen)
+    yield Check(
+        name="every file on the volume",
+        passed=not differences,
+        expected=f"{len(tree.files)} files, each with its fate: {_fates(disk, expectation)}",
+        seen=f"{len(differences)} differences",
+    )
+
+
+def _check_bytes(name: str, disk: BrokenDisk, pristine: BrokenDisk, *, skip_windows: bool) -> Check:
+    where = first_difference(pristine.path, disk.path, skip=disk.windows if skip_windows else None)
+    return Check(
+        name=name,
+        passed=where is None,
+        expected="no difference",
+        seen="no difference" if where is None else f"the first difference is at byte {where}",
+    )
+
+
+def _fates(disk: BrokenDisk, expectation: Expectation) -> str:
+    files = disk.plan.tree.files
+    repaired = expectation.afterwards is Afterwards.REPAIRED
+    gone = sum(1 for file in files if repaired and file.fate is Fate.QUARANTINED)
+    return f"{gone} quarantined, {len(files) - gone} byte-identical"
+
+
+def _same(name: str, expected: str, seen: str) -> Check:
+    return Check(name=name, passed=expected == seen, expected=expected, seen=seen)
+
+
+def image_sha256(image: Path) -> str:
+    """Of the file as it was booted."""
+    with image.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

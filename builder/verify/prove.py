@@ -1,0 +1,126 @@
+"""`bluelift verify`: boots an image under each firmware, with each disk controller, through each scenario."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.console import Step
+from builder.errors import ImageError, OutputError
+from builder.verify.boot import BootSettings, Template, boot_scenario, image_sha256, make_template
+from builder.verify.disks import make_disk
+from builder.verify.firmware import Firmware, find_firmware
+from builder.verify.machine import state_folder
+from builder.verify.qemu import Accelerator, Controller, qemu_version
+from builder.verify.report import BootReport, VerifyReport, write_report
+from builder.verify.scenarios import DEFAULT_SCENARIO, Scenario, find_scenarios
+
+_SMALLEST_IMAGE = 1 << 20
+_VOLUME_DESCRIPTOR = 16 * 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRequest:
+    """What to boot and how. `ntfsck` is the command that runs ntfsprogs-plus's ntfsck, without options.
+
+    `output` receives verdict.json and one folder a boot. `limit` is seconds a boot. `scenarios` may hold "all".
+    """
+
+    image: Path
+    output: Path
+    ntfsck: tuple[str, ...]
+    firmware: tuple[Firmware, ...] = (Firmware.BIOS,)
+    controllers: tuple[Controller, ...] = (Controller.NVME,)
+    scenarios: tuple[str, ...] = (DEFAULT_SCENARIO,)
+    accelerator: Accelerator = Accelerator.TCG
+    memory_mib: int = 1024
+    limit: float = 180
+    retries: int = 1
+
+
+def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
+    """Boot the image as requested and judge every boot; writes the evidence and verdict.json.
+
+    The caller decides what a report that did not pass means. Raises ImageError for a file that is no image, ToolMissing
+    for QEMU, OVMF or the NTFS tools, OutputError, UsageError.
+    """
+    check_image(request.image)
+    scenarios = find_scenarios(request.scenarios)
+    firmwares = [find_firmware(kind) for kind in request.firmware]
+    version = qemu_version()
+    step.note(version)
+    try:
+        request.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{request.output} cannot be made: {error.strerror}", hint="Choose another folder with -o."
+        ) from error
+    settings = BootSettings(
+        image=request.image,
+        ntfsck=request.ntfsck,
+        accelerator=request.accelerator,
+        memory_mib=request.memory_mib,
+        limit=request.limit,
+        retries=request.retries,
+    )
+    total = len(scenarios) * len(firmwares) * len(request.controllers)
+    reports: list[BootReport] = []
+    done = 0
+    step.progress(done, total, "boots")
+    with state_folder() as scratch:
+        for scenario in scenarios:
+            template = _template(scenario, settings=settings, scratch=scratch)
+            for firmware in firmwares:
+                for controller in request.controllers:
+                    name = f"{scenario.name}-{firmware.kind.value}-{controller.value}"
+                    for report in boot_scenario(
+                        scenario,
+                        template,
+                        firmware=firmware,
+                        controller=controller,
+                        settings=settings,
+                        folder=request.output / name,
+                    ):
+                        reports.append(report)
+                        step.note(" · ".join(cell for cell in report.table_row() if cell))
+                    done += 1
+                    step.progress(done, total, "boots")
+    result = VerifyReport(
+        image=request.image,
+        image_sha256=image_sha256(request.image),
+        qemu=version,
+        boots=tuple(reports),
+        folder=request.output,
+    )
+    write_report(result)
+    return result
+
+
+def check_image(image: Path) -> None:
+    """Refuse what cannot be an image before a machine is started for it. Raises ImageError."""
+    try:
+        size = image.stat().st_size
+        with image.open("rb") as stream:
+            stream.seek(_VOLUME_DESCRIPTOR)
+            descriptor = stream.read(2048)
+    except OSError as error:
+        raise ImageError(
+            f"{image} cannot be read: {error.strerror}", hint="'bluelift build' makes an image."
+        ) from error
+    if descriptor[1:6] != b"CD001":
+        raise ImageError(
+            f"{image} is not an ISO image: there is no volume descriptor at byte {_VOLUME_DESCRIPTOR}",
+            hint="Give the .iso that 'bluelift build' wrote.",
+        )
+    # ECMA-119 8.4.8: the volume space size in logical blocks of 2048 bytes.
+    claimed = int.from_bytes(descriptor[80:84], "little") * 2048
+    if size < claimed or size < _SMALLEST_IMAGE:
+        raise ImageError(
+            f"{image} is truncated: it has {size} bytes, its volume descriptor says {claimed}",
+            hint="Copy or build it again; SHA256SUMS beside it says what it should be.",
+        )
+
+
+def _template(scenario: Scenario, *, settings: BootSettings, scratch: Path) -> Template:
+    disk = make_disk(scenario.disk_plan(), scratch / f"{scenario.name}.raw")
+    return make_template(disk, settings=settings, scratch=scratch)

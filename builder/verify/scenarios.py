@@ -1,0 +1,152 @@
+"""What a disk is like before a boot, and what must have become of it afterwards.
+
+The expectations are written by hand from the issue and from FACTS, independently of the payload's code.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from builder.errors import UsageError
+from builder.verify.disks import DiskPlan, Mark
+from builder.verify.windows_tree import (
+    RELEASED,
+    Tree,
+    TreeFile,
+    broken_windows,
+    clean_windows,
+    data_volume,
+    faulty_only_windows,
+    noise,
+    planted_store_windows,
+    reparse_windows,
+)
+from payload.contract import Verdict
+
+
+class Afterwards(enum.StrEnum):
+    """What the Windows volume must be like after the boot."""
+
+    #: Every file has met its fate; Bluelift's own store was added.
+    REPAIRED = "repaired"
+    #: Every file is as it was; Bluelift's own store may have been added.
+    FILES_UNCHANGED = "files unchanged"
+    #: Not one byte of the disk differs.
+    UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What one boot must report and leave behind. `flagged` : the volume must be left flagged for chkdsk."""
+
+    verdict: Verdict
+    afterwards: Afterwards
+    flagged: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A disk, and what each of one or more boots in a row must make of it."""
+
+    name: str
+    title: str
+    tree: Callable[[], Tree]
+    boots: tuple[Expectation, ...]
+    marks: tuple[Mark, ...] = ()
+
+    def disk_plan(self) -> DiskPlan:
+        """The disk to make."""
+        return DiskPlan(tree=self.tree(), marks=self.marks)
+
+
+_REPAIRED = Expectation(verdict=Verdict.REPAIRED, afterwards=Afterwards.REPAIRED)
+_REPAIRED_AND_FLAGGED = Expectation(verdict=Verdict.REPAIRED, afterwards=Afterwards.REPAIRED, flagged=True)
+_HIBERNATED = TreeFile(path="hiberfil.sys", content=b"HIBR" + noise("hiberfil", 100_000), modified=RELEASED)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario(
+        name="repair",
+        title="two installations with channel files of every class",
+        tree=broken_windows,
+        boots=(_REPAIRED,),
+    ),
+    Scenario(
+        name="second-run",
+        title="a repaired host with the medium left in",
+        tree=broken_windows,
+        boots=(_REPAIRED, Expectation(verdict=Verdict.ALREADY_CLEAN, afterwards=Afterwards.REPAIRED)),
+    ),
+    Scenario(
+        name="already-clean",
+        title="every channel file 291 is newer than the withdrawal",
+        tree=clean_windows,
+        boots=(Expectation(verdict=Verdict.ALREADY_CLEAN, afterwards=Afterwards.FILES_UNCHANGED),),
+    ),
+    Scenario(
+        name="no-windows",
+        title="a disk with files, but without Windows",
+        tree=data_volume,
+        boots=(Expectation(verdict=Verdict.NO_WINDOWS_FOUND, afterwards=Afterwards.FILES_UNCHANGED),),
+    ),
+    Scenario(
+        name="dirty-flag",
+        title="a volume that Windows has flagged for chkdsk",
+        tree=broken_windows,
+        marks=(Mark.DIRTY_FLAG,),
+        boots=(_REPAIRED_AND_FLAGGED,),
+    ),
+    Scenario(
+        name="unclean-journal",
+        title="a volume whose journal was cut off",
+        tree=broken_windows,
+        marks=(Mark.UNCLEAN_JOURNAL,),
+        boots=(_REPAIRED_AND_FLAGGED,),
+    ),
+    Scenario(
+        name="hibernated",
+        title="a hibernated Windows owns the volume",
+        tree=lambda: broken_windows().all_kept().with_files(_HIBERNATED),
+        boots=(Expectation(verdict=Verdict.LEFT_ALONE, afterwards=Afterwards.UNTOUCHED),),
+    ),
+    Scenario(
+        name="raid-member",
+        title="one half of an Intel RAID mirror",
+        tree=lambda: faulty_only_windows().all_kept(),
+        marks=(Mark.RAID_MEMBER,),
+        boots=(Expectation(verdict=Verdict.LEFT_ALONE, afterwards=Afterwards.UNTOUCHED),),
+    ),
+    Scenario(
+        name="bitlocker-locked",
+        title="a BitLocker volume without a key",
+        tree=lambda: Tree(files=()),
+        marks=(Mark.BITLOCKER,),
+        boots=(Expectation(verdict=Verdict.NEEDS_A_KEY, afterwards=Afterwards.UNTOUCHED),),
+    ),
+    Scenario(
+        name="reparse-windows",
+        title="folders on the way to the channel files are junctions to elsewhere",
+        tree=reparse_windows,
+        boots=(Expectation(verdict=Verdict.NO_WINDOWS_FOUND, afterwards=Afterwards.FILES_UNCHANGED),),
+    ),
+    Scenario(
+        name="planted-store",
+        title="a user has planted a Bluelift folder with a journal that points into System32",
+        tree=planted_store_windows,
+        boots=(Expectation(verdict=Verdict.FAILED, afterwards=Afterwards.FILES_UNCHANGED),),
+    ),
+)
+
+DEFAULT_SCENARIO = "repair"
+
+
+def find_scenarios(names: Sequence[str]) -> tuple[Scenario, ...]:
+    """The scenarios with these names; "all" stands for every one. Raises UsageError for a name that is none."""
+    by_name = {scenario.name: scenario for scenario in SCENARIOS}
+    if "all" in names:
+        return SCENARIOS
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise UsageError(f"no such scenario: {', '.join(unknown)}", hint=f"There are: {', '.join(by_name)}, all.")
+    return tuple(by_name[name] for name in names)
