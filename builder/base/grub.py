@@ -1,4 +1,4 @@
-"""The BIOS boot image for CDs, made by the packages' own grub-mkimage (GRUB manual, "Making a GRUB bootable CD-ROM")
+"""The BIOS boot image for CDs, by the packages' own grub-mkimage (GRUB manual, "Making a GRUB bootable CD-ROM").
 
 The program runs through its own loader and libraries, so that it does not matter what the machine has.
 """
