@@ -13,7 +13,7 @@ from pathlib import Path
 from builder.run import command_line
 from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference
 from builder.verify.firmware import Firmware, FirmwareFiles
-from builder.verify.machine import Ended, Machine, started, state_folder
+from builder.verify.machine import Ended, GuestEvent, Machine, started, state_folder
 from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
 from builder.verify.readback import STORE, SeenVolume, compare_volume, read_file, read_volume
 from builder.verify.report import BootReport, Check, comparison_text, write_beside
@@ -24,6 +24,7 @@ from payload.formats.records import RecordError, from_json
 
 _DRAW_SECONDS = 1.0
 _END_LIMIT = 45
+_KEY_PRESSES, _KEY_SECONDS = 3, 5.0
 _SHOWN = 200
 
 
@@ -127,7 +128,7 @@ def run_machine(
             machine.watch(_DRAW_SECONDS)
             machine.screenshot(folder / "screen.png")
             if event is not None:
-                _send_off(machine)
+                _send_off(machine, event)
             ended = machine.wait_for_end(limit=machine.seconds + _END_LIMIT if event else settings.limit)
             seconds = round(machine.seconds, 2)
             receipt, problem = _receipt_of(event.data.get("receipt")) if event else (None, "no receipt event came")
@@ -194,13 +195,13 @@ def random_nonce() -> str:
     return str(uuid.uuid4())
 
 
-def _send_off(machine: Machine) -> None:
+def _send_off(machine: Machine, receipt: GuestEvent) -> None:
     """End the machine by keyboard, as a technician would: restart after REPAIRED, power off otherwise."""
-    ending = machine.event(EventName.ENDING)
-    restarts = ending is not None and ending.data.get("action") == "reboot"
-    for _ in range(3):
-        machine.press("r" if restarts else "p")
-        machine.watch(5)
+    data = receipt.data.get("receipt")
+    repaired = isinstance(data, dict) and data.get("verdict") == Verdict.REPAIRED
+    for _ in range(_KEY_PRESSES):
+        machine.press("r" if repaired else "p")
+        machine.watch(_KEY_SECONDS)
         if machine.ended is not None:
             return
 

@@ -193,8 +193,8 @@ def _bios_program(data: bytes) -> str:
         (b"ISOLINUX", "ISOLINUX"),
         (b"BOOTMGR", "Windows boot sector (etfsboot.com)"),
         (b"bootmgr", "Windows boot sector (etfsboot.com)"),
+        (b"cdrom read fails", "GRUB (cdboot)"),
         (b"GRUB", "GRUB"),
-        (b"boot/grub", "GRUB"),
     )
     return next((name for mark, name in marks if mark in data), "unknown")
 

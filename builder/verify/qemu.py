@@ -154,7 +154,8 @@ def _direct(config: MachineConfig) -> tuple[str, ...]:
 _DISK_DEVICES: dict[Controller, tuple[str, ...]] = {
     Controller.NVME: ("nvme,drive=disk,serial=BLUELIFT-DISK",),
     Controller.AHCI: ("ahci,id=diskbus", "ide-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
-    Controller.IDE: ("piix3-ide,id=diskbus", "ide-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
+    # The PIIX that machine type pc brings; q35 has none (its "ide.0" is AHCI).
+    Controller.IDE: ("ide-hd,drive=disk,bus=ide.0,serial=BLUELIFT-DISK",),
     Controller.VIRTIO: ("virtio-blk-pci,drive=disk,serial=BLUELIFT-DISK",),
     Controller.VIRTIO_SCSI: ("virtio-scsi-pci,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
     Controller.PVSCSI: ("pvscsi,id=diskbus", "scsi-hd,drive=disk,bus=diskbus.0,serial=BLUELIFT-DISK"),
@@ -174,6 +175,8 @@ _DISK_DEVICES: dict[Controller, tuple[str, ...]] = {
 def _disk(config: MachineConfig) -> tuple[str, ...]:
     if config.disk is None:
         return ()
+    if config.controller is Controller.IDE and config.firmware is not Firmware.BIOS:
+        raise UsageError("an IDE disk needs firmware bios: the machine that UEFI runs on has no IDE controller")
     devices = _DISK_DEVICES[config.controller]
     return (
         *("-drive", f"file={_value(str(config.disk))},format=raw,if=none,id=disk,cache=writeback,discard=ignore"),

@@ -1,0 +1,127 @@
+"""QEMU's command line, exactly; and that QEMU itself accepts every one of them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.errors import ToolMissing, UsageError
+from builder.verify.firmware import Firmware
+from builder.verify.machine import started, state_folder
+from builder.verify.qemu import Controller, DirectKernel, MachineConfig, machine_argv, qemu_version
+
+NONCE = "6f1b0d8e-0000-4000-8000-000000000291"
+CONFIG = MachineConfig(
+    firmware=Firmware.BIOS,
+    disk=Path("/s/disk.raw"),
+    controller=Controller.NVME,
+    uuid=NONCE,
+    serial_number="BL-6F1B0D8E",
+    qmp_socket=Path("/s/qmp"),
+    serial_log=Path("/s/serial.log"),
+    image=Path("/i/image.iso"),
+)
+SECURE = replace(CONFIG, firmware=Firmware.SECUREBOOT, code=Path("/f/code.fd"), variables=Path("/s/vars.fd"))
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not here")
+
+
+def pairs(argv: tuple[str, ...]) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(argv))
+
+
+def test_the_whole_command_for_bios() -> None:
+    assert machine_argv(CONFIG) == (
+        "qemu-system-x86_64",
+        *("-machine", "pc"),
+        *("-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1024"),
+        *("-display", "none", "-vga", "std", "-nic", "none", "-no-reboot", "-nodefaults"),
+        *("-uuid", NONCE),
+        *("-smbios", f"type=1,manufacturer=Bluelift,product=Test machine,serial=BL-6F1B0D8E,uuid={NONCE}"),
+        *("-qmp", "unix:/s/qmp,server=on,wait=off"),
+        *("-chardev", "file,id=serial,path=/s/serial.log", "-serial", "chardev:serial"),
+        *("-drive", "file=/i/image.iso,format=raw,media=cdrom,if=none,id=image,readonly=on"),
+        *("-device", "ahci,id=imagebus", "-device", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
+        *("-drive", "file=/s/disk.raw,format=raw,if=none,id=disk,cache=writeback,discard=ignore"),
+        *("-device", "nvme,drive=disk,serial=BLUELIFT-DISK"),
+    )
+
+
+def test_secure_boot_locks_the_flash() -> None:
+    found = pairs(machine_argv(SECURE))
+    assert ("-machine", "q35,smm=on") in found
+    assert ("-global", "driver=cfi.pflash01,property=secure,value=on") in found
+    assert ("-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/f/code.fd") in found
+    assert ("-drive", "if=pflash,format=raw,unit=1,file=/s/vars.fd") in found
+
+
+def test_plain_uefi_has_no_smm() -> None:
+    argv = machine_argv(replace(SECURE, firmware=Firmware.UEFI))
+    assert ("-machine", "q35") in pairs(argv)
+    assert "-global" not in argv
+
+
+def test_commas_in_paths_are_doubled() -> None:
+    argv = machine_argv(replace(CONFIG, image=Path("/i/a,b.iso")))
+    assert any(word.startswith("file=/i/a,,b.iso,format=raw") for word in argv)
+
+
+def test_a_saved_state_is_read_by_a_quoted_shell_word() -> None:
+    argv = machine_argv(replace(CONFIG, incoming=Path("/s/it's.state"), paused=True))
+    assert ("-incoming", "exec:cat '/s/it'\\''s.state'") in pairs(argv)
+    assert argv[-1] == "-S"
+
+
+def test_a_kernel_of_its_own() -> None:
+    direct = DirectKernel(kernel=Path("/k"), initrd=Path("/r"), append="console=ttyS0 quiet")
+    argv = machine_argv(replace(CONFIG, image=None, direct=direct))
+    assert [pair for pair in pairs(argv) if pair[0] in ("-kernel", "-initrd", "-append")] == [
+        ("-kernel", "/k"),
+        ("-initrd", "/r"),
+        ("-append", "console=ttyS0 quiet"),
+    ]
+    assert not any("cdrom" in word for word in argv)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(CONFIG, qmp_socket=Path("/" + "x" * 107)), "107 bytes"),
+        (replace(SECURE, variables=None), "flash images"),
+        (replace(SECURE, controller=Controller.IDE), "IDE"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(config: MachineConfig, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        machine_argv(config)
+
+
+def test_a_missing_qemu_names_its_package() -> None:
+    with pytest.raises(ToolMissing) as caught:
+        qemu_version(program="qemu-system-does-not-exist")
+    assert "qemu-system-x86" in caught.value.hint
+
+
+@needs_qemu
+@pytest.mark.parametrize("controller", list(Controller))
+def test_qemu_accepts_every_controller(controller: Controller, tmp_path: Path) -> None:
+    with state_folder() as state:
+        disk = state / "disk.raw"
+        disk.write_bytes(bytes(1 << 20))
+        config = replace(
+            CONFIG,
+            controller=controller,
+            image=None,
+            disk=disk,
+            qmp_socket=state / "qmp",
+            serial_log=state / "serial.log",
+            paused=True,
+        )
+        with started(config, qemu_log=tmp_path / "qemu.log") as machine:
+            blocks = machine.command("query-block")
+            assert machine.command("query-uuid")["UUID"] == NONCE
+        assert any(block.get("inserted", {}).get("file") == str(disk) for block in blocks)
