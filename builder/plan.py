@@ -20,15 +20,17 @@ from payload.formats.records import to_json
 #: FAT and ISO 9660 have no earlier and no later years.
 _EARLIEST, _LATEST = 315_532_800, 4_102_444_799
 
+_BASE = ("base/*.py", "debian_root.py")
+_INITRAMFS = ("initramfs.py", "cpio.py", "drivers.py", "elf.py", "kernel_modules.py", "debian_root.py")
 #: The builder's modules that each step's bytes depend on, as patterns below builder/. A test compares this with what
 #: the modules import.
 SOURCES: Mapping[str, tuple[str, ...]] = {
-    "boot-files": ("base/*.py",),
-    "bios-boot-image": ("base/*.py",),
-    "base-initramfs": ("initramfs.py", "cpio.py", "drivers.py", "elf.py", "kernel_modules.py"),
-    "payload-segment": ("initramfs.py", "cpio.py", "drivers.py", "elf.py", "kernel_modules.py", "render.py"),
-    "iso": ("media/*.py", "render.py"),
-    "manifest": ("report.py",),
+    "boot-files": ("build.py", *_BASE),
+    "bios-boot-image": ("build.py", *_BASE),
+    "base-initramfs": ("build.py", *_INITRAMFS),
+    "payload-segment": ("build.py", "render.py", "resources.py", *_INITRAMFS),
+    "iso": ("build.py", "media/*.py", "render.py", "resources.py"),
+    "manifest": ("build.py", "report.py", "verify/inspect.py"),
 }
 
 
@@ -166,6 +168,7 @@ def _content(profile: Profile, facts: Facts) -> dict[str, str]:
     config = profile.payload_config(image_id="", bluelift=facts.bluelift)
     return {
         "configuration": digest(to_json(config)),
+        "name": profile.name,
         "volume": profile.volume_id,
         "payload": digest(dict(facts.payload)),
         "templates": digest(dict(facts.templates)),

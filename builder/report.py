@@ -1,4 +1,4 @@
-"""What stands beside an image: manifest.json with everything that went in, and SHA256SUMS. No times, no absolute paths."""
+"""What stands beside an image: manifest.json with all that went in, and SHA256SUMS. No times, no absolute paths."""
 
 from __future__ import annotations
 

@@ -48,16 +48,30 @@ class Found:
 
 
 TOOLS: tuple[Tool, ...] = (
-    Tool(name="apt-get", purpose=Purpose.BUILD, reason="resolve and download Debian's packages", package="apt", minimum=(2, 6)),
+    Tool(
+        name="apt-get",
+        purpose=Purpose.BUILD,
+        reason="resolve and download Debian's packages",
+        package="apt",
+        minimum=(2, 6),
+    ),
     Tool(name="dpkg-deb", purpose=Purpose.BUILD, reason="unpack Debian's packages", package="dpkg"),
-    Tool(name="qemu-system-x86_64", purpose=Purpose.VERIFY, reason="boot images", package="qemu-system-x86", minimum=(7,)),
-    Tool(name="qemu-img", purpose=Purpose.VERIFY, reason="make disks of other formats", package="qemu-utils"),
+    Tool(
+        name="qemu-system-x86_64", purpose=Purpose.VERIFY, reason="boot images", package="qemu-system-x86", minimum=(7,)
+    ),
+    Tool(name="unshare", purpose=Purpose.VERIFY, reason="mount in a name space of its own", package="util-linux"),
     Tool(name="mkntfs", purpose=Purpose.VERIFY, reason="make broken Windows disks", package="ntfs-3g"),
     Tool(name="ntfs-3g", purpose=Purpose.VERIFY, reason="fill broken Windows disks", package="ntfs-3g"),
     Tool(name="ntfscat", purpose=Purpose.VERIFY, reason="read repaired disks back", package="ntfs-3g"),
     Tool(name="ntfsls", purpose=Purpose.VERIFY, reason="read repaired disks back", package="ntfs-3g"),
-    Tool(name="fusermount3", purpose=Purpose.VERIFY, reason="mount broken Windows disks without root", package="fuse3", alternatives=("fusermount",)),
-)  # fmt: skip  # noqa: E501
+    Tool(
+        name="fusermount3",
+        purpose=Purpose.VERIFY,
+        reason="mount broken Windows disks without root",
+        package="fuse3",
+        alternatives=("fusermount",),
+    ),
+)
 
 
 def find(tool: Tool) -> Found:

@@ -1,0 +1,225 @@
+"""The command line: what can be typed, and which command of `builder.commands` answers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from builder import __version__
+from builder.console import Console, open_console
+from builder.errors import UsageError
+
+_ABOUT = "Builds recovery images that boot a broken Windows host and remove the file that breaks it."
+_EXAMPLES = """\
+examples:
+  bluelift doctor                                   what this machine can build and verify
+  bluelift build -o dist                            the default image: dist/bluelift-linux.iso
+  bluelift verify dist/bluelift-linux.iso           boot it and see it repair a disk
+  bluelift init my.yaml && bluelift build my.yaml   an image of your own
+
+exit codes: 0 done, 2 usage, 3 profile, 4 tool missing, 5 tool failed, 6 base media, 7 output,
+8 not an image, 9 verification failed, 70 a defect of Bluelift, 130 interrupted
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"'{self.prog} --help' shows what can be typed.")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command line. Raises UsageError; SystemExit after --help and --version only."""
+    return _parser().parse_args(argv)
+
+
+def console_for(arguments: argparse.Namespace) -> Console:
+    """The console that the options ask for."""
+    return open_console(plain=arguments.plain, json_lines=arguments.json_lines)
+
+
+def run_command(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what was typed; returns the exit code."""
+    # Each command's own imports happen here, so that --help and a cached build do not wait for the others'.
+    module = importlib.import_module(f"builder.commands.{arguments.command}")
+    code: int = module.main(arguments, console)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="bluelift", description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"bluelift {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_build(commands)
+    _add_plan(commands)
+    _add_verify(commands)
+    _add_inspect(commands)
+    _add_doctor(commands)
+    _add_clean(commands)
+    _add_init(commands)
+    _add_schema(commands)
+    return parser
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+
+
+def _command(commands: _Commands, name: str, what: str, examples: str) -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {line}" for line in examples.splitlines())
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    look = parser.add_argument_group("how it shows itself")
+    look.add_argument("--plain", action="store_true", help="lines only, also on a terminal")
+    look.add_argument("--json-lines", action="store_true", help="one JSON object a line, for machines")
+    return parser
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "profile", nargs="?", metavar="PROFILE", help="a YAML file, or the name of a built-in profile (default: linux)"
+    )
+    base = parser.add_argument_group("base media")
+    base.add_argument(
+        "--mirror", type=_url, metavar="URL", help="Debian mirror (default: this machine's own, on Debian)"
+    )
+    base.add_argument("--security-mirror", type=_url, metavar="URL", help="mirror of Debian's security updates")
+    base.add_argument("--keyring", type=Path, metavar="FILE", help="keyring that signs the mirror")
+    base.add_argument("--debs", type=Path, metavar="DIR", help="a folder of .deb files instead of a mirror")
+    _add_cache(parser)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="cache folder (default: $BLUELIFT_CACHE, else ~/.cache/bluelift)"
+    )
+
+
+def _add_build(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "build",
+        "build an image",
+        "bluelift build -o dist\n"
+        "bluelift build report-only -o dist\n"
+        "bluelift build my.yaml -o dist --mirror https://MIRROR/debian\n"
+        "bluelift build -o dist --debs ./packages      without a network",
+    )
+    _add_profile(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="output folder (default: dist)"
+    )
+    parser.add_argument("--offline", action="store_true", help="use only what is in the cache")
+    parser.add_argument(
+        "--refresh", action="store_true", help="ask the mirror for newer packages now (else once a day)"
+    )
+
+
+def _add_plan(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "plan",
+        "show what build would do, step by step, and write nothing",
+        "bluelift plan\nbluelift plan my.yaml --json",
+    )
+    _add_profile(parser)
+    parser.add_argument("--json", action="store_true", help="the plan as JSON")
+
+
+def _add_verify(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        "boot an image with a broken disk attached and check what it repaired",
+        "bluelift verify dist/bluelift-linux.iso\n"
+        "bluelift verify dist/bluelift-linux.iso --firmware bios,uefi,secureboot --disk nvme,ahci\n"
+        "bluelift verify dist/bluelift-linux.iso --firmware bios -o proof --timeout 300",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to boot")
+    parser.add_argument("--firmware", type=_words, default=("bios", "uefi", "secureboot"), metavar="A,B", help="bios, uefi, secureboot (default: all)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--disk", type=_words, default=("ahci",), metavar="A,B", help="controllers of the broken disk: nvme, ahci, virtio ... (default: ahci)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--scenario", type=_words, default=(), metavar="A,B", help="kinds of broken disks (default: the incident)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--as", dest="attach", type=_words, default=("cd",), metavar="A,B", help="how the image is attached (default: cd)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--timeout", type=_seconds, default=180.0, metavar="S", help="seconds a boot may take (default: 180)")  # fmt: skip  # noqa: E501
+    parser.add_argument(
+        "--accel", choices=("tcg", "kvm"), default="tcg", help="how QEMU runs the machine (default: tcg)"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="where logs, screenshots and verdict.json go (default: beside the image)")  # fmt: skip  # noqa: E501
+
+
+def _add_inspect(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "inspect",
+        "show an image's boot entries and what is inside",
+        "bluelift inspect dist/bluelift-linux.iso\nbluelift inspect dist/bluelift-linux.iso --json",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to read")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_doctor(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "doctor",
+        "show what this machine can build and verify, and how to get the rest",
+        "bluelift doctor\nbluelift doctor --json",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_cache(parser)
+
+
+def _add_clean(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "clean",
+        "remove finished steps from the cache; --all: packages too",
+        "bluelift clean\nbluelift clean --all",
+    )
+    parser.add_argument("--all", action="store_true", help="the whole cache, downloaded packages too")
+    _add_cache(parser)
+
+
+def _add_init(commands: _Commands) -> None:
+    parser = _command(
+        commands, "init", "write a commented profile to start from", "bluelift init\nbluelift init branch-office.yaml"
+    )
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=Path("bluelift.yaml"), metavar="FILE", help="(default: bluelift.yaml)"
+    )
+
+
+def _add_schema(commands: _Commands) -> None:
+    _command(
+        commands, "schema", "print the JSON Schema of profiles, for editors", "bluelift schema > bluelift.schema.json"
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise argparse.ArgumentTypeError("give at least one word")
+    return words
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"(https?|file)://\S+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} should start with http://, https:// or file://")
+    return text

@@ -1,0 +1,41 @@
+"""`bluelift build`: an image from a profile."""
+
+from __future__ import annotations
+
+import argparse
+
+from builder.build import BuildOptions, build
+from builder.cache import default_folder
+from builder.commands.profile_arguments import profile_from
+from builder.console import Console, Summary, size_text
+
+
+def main(arguments: argparse.Namespace, console: Console) -> int:
+    """Build, then say what there is and what to do with it."""
+    profile = profile_from(arguments)
+    options = BuildOptions(
+        output=arguments.output,
+        cache=arguments.cache or default_folder(),
+        offline=arguments.offline,
+        refresh=arguments.refresh,
+    )
+    built = build(profile, options, console)
+    what = ", ".join(built.made) if built.made else "nothing: everything was in the cache"
+    console.summary(
+        Summary(
+            title=f"{built.image} is ready",
+            facts=(
+                ("size", size_text(built.size)),
+                ("sha256", built.sha256),
+                ("image id", built.image_id),
+                ("made", what),
+                ("time", f"{built.seconds:.1f} s"),
+            ),
+            next_steps=(
+                f"bluelift verify {built.image}     boots it and lets it repair a disk",
+                f"bluelift inspect {built.image}    shows what is inside",
+                "then write it to a USB stick or burn it to a disc, and boot the broken host from it",
+            ),
+        )
+    )
+    return 0
