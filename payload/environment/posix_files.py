@@ -1,0 +1,262 @@
+"""The payload's file operations on a mounted volume, through folders' file descriptors and without following anything.
+
+Every component of every path is opened by itself with O_NOFOLLOW, so that neither a reparse point nor somebody's quick
+exchange of a folder leads out of the volume. ntfs-3g shows every reparse point (junctions, and tags it does not know)
+as a symbolic link. A folder on another device (something mounted below the volume) counts as a reparse point as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, windows_path
+from payload.formats.security_descriptor import is_protected_descriptor, protected_descriptor
+
+#: ntfs-3g's extended attribute that is the file's whole security descriptor ("Extended attributes", ntfs-3g wiki).
+NTFS_ACL = "system.ntfs_acl"
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: O_NONBLOCK: a FIFO that stands where a file should be must not stop the payload.
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.ENOSYS)
+
+
+class PosixVolumeFiles:
+    """`VolumeFiles` below `root`, the folder where the volume is mounted. Holds nothing open between calls."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def listing(self, directory: VolumePath) -> list[Entry]:
+        """See VolumeFiles. An entry that cannot be looked at is listed as OTHER."""
+        with self._folder(directory) as folder:
+            device = os.fstat(folder).st_dev
+            return [_entry_as_it_is(folder, name, device) for name in sorted(os.listdir(folder))]  # noqa: PTH208
+
+    def entry(self, path: VolumePath) -> Entry | None:
+        """See VolumeFiles. None also where the folder it would be in does not exist."""
+        if not path:
+            raise IsADirectoryError(errno.EISDIR, "the volume's root is no entry")
+        try:
+            with self._parent(path) as folder:
+                found = os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+                return _entry(path[-1], found, os.fstat(folder).st_dev)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open_file(self, path: VolumePath) -> BinaryIO:
+        """See VolumeFiles. Raises OSError (EINVAL) for what is no ordinary file."""
+        with self._parent(path) as folder:
+            try:
+                descriptor = os.open(path[-1], _FILE_FLAGS, dir_fd=folder)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise _reparse_point(path) from error
+                raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, f"{windows_path(path)} is no ordinary file")
+        return os.fdopen(descriptor, "rb")
+
+    def make_directory(self, path: VolumePath) -> None:
+        """See VolumeFiles. A folder that cannot be protected is taken away again."""
+        with self._parent(path) as parent:
+            os.mkdir(path[-1], 0o700, dir_fd=parent)
+            try:
+                folder = os.open(path[-1], _FOLDER_FLAGS, dir_fd=parent)
+                try:
+                    _protect(folder, directory=True)
+                    _sync(folder)
+                finally:
+                    os.close(folder)
+                _sync(parent)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.rmdir(path[-1], dir_fd=parent)
+                raise
+
+    def is_protected(self, path: VolumePath) -> bool:
+        """See VolumeFiles. False for whatever cannot be read."""
+        try:
+            with self._folder(path) as folder:
+                return _protected(folder)
+        except OSError:
+            return False
+
+    def write_file(self, path: VolumePath, data: bytes) -> None:
+        """See VolumeFiles. When it fails, neither the old file is changed nor is a new one left behind."""
+        with self._parent(path) as folder:
+            _refuse_special(folder, path)
+            beside = f".{path[-1]}.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside, dir_fd=folder)  # of an earlier run whose power went
+            descriptor = os.open(beside, _NEW_FILE_FLAGS, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(descriptor, "wb", buffering=0) as stream:
+                    _protect(stream.fileno(), directory=False)
+                    _write_all(stream.fileno(), data)
+                    _sync(stream.fileno())
+                os.rename(beside, path[-1], src_dir_fd=folder, dst_dir_fd=folder)
+                _sync(folder)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(beside, dir_fd=folder)
+                raise
+
+    def rename(self, source: VolumePath, destination: VolumePath) -> None:
+        """See VolumeFiles. Looks before it renames: the volume is offline, nobody else makes files on it."""
+        with self._parent(source) as old, self._parent(destination) as new:
+            _require_file(old, source)
+            if _exists(new, destination[-1]):
+                raise FileExistsError(errno.EEXIST, f"{windows_path(destination)} is already there")
+            os.rename(source[-1], destination[-1], src_dir_fd=old, dst_dir_fd=new)
+            _sync(new)
+            _sync(old)
+
+    def remove(self, path: VolumePath) -> None:
+        """See VolumeFiles. A folder is not removed."""
+        with self._parent(path) as folder:
+            os.unlink(path[-1], dir_fd=folder)
+            _sync(folder)
+
+    @contextlib.contextmanager
+    def _parent(self, path: VolumePath) -> Iterator[int]:
+        if not path:
+            raise IsADirectoryError(errno.EISDIR, "the volume's root was given where a file is needed")
+        _check_name(path[-1])
+        with self._folder(path[:-1]) as folder:
+            yield folder
+
+    @contextlib.contextmanager
+    def _folder(self, path: VolumePath) -> Iterator[int]:
+        """The folder's descriptor, reached one component after the other."""
+        # The mount point itself is the caller's word: the environment made it, or a person gave it with --root.
+        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            device = os.fstat(folder).st_dev
+            for depth, name in enumerate(path, start=1):
+                _check_name(name)
+                inner = _open_folder(folder, name, path[:depth])
+                os.close(folder)
+                folder = inner
+                if os.fstat(folder).st_dev != device:
+                    raise _reparse_point(path[:depth])
+            yield folder
+        finally:
+            os.close(folder)
+
+
+def _open_folder(parent: int, name: str, path: VolumePath) -> int:
+    try:
+        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    except OSError as error:
+        # A symbolic link gives ELOOP or, with O_DIRECTORY, ENOTDIR.
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            with contextlib.suppress(OSError):
+                if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    raise _reparse_point(path) from error
+        raise
+
+
+def _check_name(name: str) -> None:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise OSError(errno.EINVAL, f"{name!r} is no name of a file")
+
+
+def _reparse_point(path: VolumePath) -> ReparsePointInPath:
+    return ReparsePointInPath(errno.ELOOP, f"{windows_path(path)} is a reparse point")
+
+
+def _entry_as_it_is(folder: int, name: str, device: int) -> Entry:
+    try:
+        return _entry(name, os.stat(name, dir_fd=folder, follow_symlinks=False), device)
+    except OSError:
+        return Entry(name=name, kind=EntryKind.OTHER, size=0, modified_ns=0, identity=(0, 0))
+
+
+def _entry(name: str, found: os.stat_result, device: int) -> Entry:
+    kind = EntryKind.OTHER
+    if stat.S_ISREG(found.st_mode):
+        kind = EntryKind.FILE
+    elif stat.S_ISDIR(found.st_mode):
+        kind = EntryKind.DIRECTORY
+    elif stat.S_ISLNK(found.st_mode):
+        kind = EntryKind.LINK
+    if found.st_dev != device:
+        kind = EntryKind.LINK
+    return Entry(
+        name=name,
+        kind=kind,
+        size=found.st_size,
+        modified_ns=found.st_mtime_ns,
+        identity=(found.st_dev, found.st_ino),
+    )
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _require_file(folder: int, path: VolumePath) -> None:
+    mode = os.stat(path[-1], dir_fd=folder, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
+        raise _reparse_point(path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{windows_path(path)} is no ordinary file")
+
+
+def _refuse_special(folder: int, path: VolumePath) -> None:
+    if _exists(folder, path[-1]):
+        _require_file(folder, path)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync(descriptor: int) -> None:
+    """fsync; some FUSE and network file systems do not know it for folders and say so by EINVAL."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, *_UNSUPPORTED):
+            raise
+
+
+def _protect(descriptor: int, *, directory: bool) -> None:
+    """Give a new file or folder its ACL where the file system has such; elsewhere its mode already protects it."""
+    if _descriptor_of(descriptor) is None:
+        return
+    os.setxattr(descriptor, NTFS_ACL, protected_descriptor(directory=directory))
+    if not is_protected_descriptor(_descriptor_of(descriptor) or b""):
+        raise OSError(errno.EACCES, "the file system did not take the access list")
+
+
+def _protected(descriptor: int) -> bool:
+    security = _descriptor_of(descriptor)
+    if security is not None:
+        return is_protected_descriptor(security)
+    found = os.fstat(descriptor)
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _descriptor_of(descriptor: int) -> bytes | None:
+    """The security descriptor, None on file systems that have none. Raises OSError."""
+    try:
+        return os.getxattr(descriptor, NTFS_ACL)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return None
+        raise

@@ -1,0 +1,295 @@
+"""Move what the policy names into quarantine on the same volume (or delete it), and finish what was cut off.
+
+`plan` describes and changes nothing. `apply` makes the protected folders, writes and syncs the journal, then moves file
+by file and verifies each. The session writes the receipt last (`store.write_receipt`). Whatever instant the power goes
+at, `interrupted` finds the run by its missing receipt and `complete` brings it to its end.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from payload.contract import QUARANTINE_FOLDER, FileOutcome, FileRecord, Journal, JournalEntry
+from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumeFiles, VolumePath, windows_path
+from payload.rule_schema import Action, FileClass, Rule
+from payload.rules import Decision, file_record, inspect, read_content, utc_text
+from payload.store import Run, choose_store, destination_of, read_runs, volume_path, write_journal
+from payload.windows_install import WindowsInstallation
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantinePlan:
+    """What `apply` will do: make `missing` folders, write `journal` into `folder`, act on `decisions` in order."""
+
+    folder: VolumePath
+    missing: tuple[VolumePath, ...]
+    journal: Journal
+    decisions: tuple[Decision, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What became of one run: a record for each file. `run` is None where not even the journal could be written."""
+
+    run: Run | None
+    records: tuple[FileRecord, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that was to be done was not."""
+        return any(record.outcome is FileOutcome.FAILED for record in self.records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """Runs that have a journal and no receipt, and what was not believed."""
+
+    runs: tuple[Run, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def plan(files: VolumeFiles, run_id: str, written: str, decisions: Sequence[Decision]) -> QuarantinePlan:
+    """Describe the run that acts on those of the decisions that change something. `written` is the UTC time.
+
+    Changes nothing. Raises StoreRefused where there is no safe place for the quarantine, and OSError.
+    """
+    store = choose_store(files)
+    folder = (*store.path, QUARANTINE_FOLDER, run_id)
+    acting = tuple(decision for decision in decisions if decision.changes)
+    entries = tuple(_journal_entry(folder, decision) for decision in acting)
+    return QuarantinePlan(
+        folder=folder,
+        missing=(*store.missing, folder),
+        journal=Journal(run_id=run_id, written=written, entries=entries),
+        decisions=acting,
+        notes=store.notes,
+    )
+
+
+def apply(files: VolumeFiles, plan: QuarantinePlan) -> RunResult:
+    """Do what the plan says. Never raises OSError: what could not be done is a FAILED record with a plain sentence."""
+    if not plan.decisions:
+        return RunResult(run=None, records=(), notes=plan.notes)
+    try:
+        for folder in plan.missing:
+            files.make_directory(folder)
+        write_journal(files, plan.folder, plan.journal)
+    except OSError as error:
+        why = f"nothing was changed: the journal could not be written ({reason(error)})"
+        failed = tuple(file_record(decision, FileOutcome.FAILED, detail=why) for decision in plan.decisions)
+        return RunResult(run=None, records=failed, notes=plan.notes)
+    run = Run(folder=plan.folder, journal=plan.journal, receipt=False, undone=False)
+    records = []
+    for decision, entry in zip(plan.decisions, plan.journal.entries, strict=True):
+        outcome, detail = _act(files, entry)
+        detail = detail or decision.reason
+        records.append(file_record(decision, outcome, quarantined_as=_kept_as(entry, outcome), detail=detail))
+    return RunResult(run=run, records=tuple(records), notes=plan.notes)
+
+
+def interrupted(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence[WindowsInstallation]) -> Interrupted:
+    """The runs that were cut off before their receipt. Changes nothing. Raises OSError."""
+    found = read_runs(files, rules, installations)
+    return Interrupted(
+        runs=tuple(run for run in found.runs if not run.receipt and not run.undone),
+        notes=(*found.refused, *found.notes),
+    )
+
+
+def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:
+    """Bring an interrupted run to its end, or find it done. The caller then writes its receipt.
+
+    A file that is no longer what the journal says is left to a new run (outcome LEFT). Never raises OSError.
+    """
+    records, notes = [], []
+    for entry in run.journal.entries:
+        outcome, detail = _act(files, entry)
+        records.append(_record_from_journal(files, entry, rules, outcome, detail))
+        if outcome in (FileOutcome.FAILED, FileOutcome.LEFT):
+            notes.append(f"interrupted run {run.run_id}: {entry.source}: {detail}")
+    return RunResult(run=run, records=tuple(records), notes=tuple(notes))
+
+
+def complete_interrupted(
+    files: VolumeFiles, rules: Sequence[Rule], installations: Sequence[WindowsInstallation]
+) -> tuple[list[RunResult], tuple[str, ...]]:
+    """Complete every interrupted run of the volume; the results and what was not believed. Raises OSError."""
+    found = interrupted(files, rules, installations)
+    return [complete(files, run, rules) for run in found.runs], found.notes
+
+
+def move(files: VolumeFiles, source: VolumePath, destination: VolumePath, entry: JournalEntry) -> str:
+    """Rename `source`, which must still be what the journal says, and verify; the problem, or "" when all is well.
+
+    Where the rename itself fails half-way, the second name is taken back, so that the source is untouched. The folder
+    of `destination` exists. Raises OSError.
+    """
+    if problem := difference(files, source, entry):
+        return f"it changed while it was being looked at ({problem})"
+    try:
+        files.rename(source, destination)
+    except OSError:
+        _take_back(files, source, destination)
+        raise
+    if files.entry(source) is not None:
+        return f"{windows_path(source)} is still there after the move"
+    if problem := difference(files, destination, entry):
+        return f"after the move {windows_path(destination)} is not what it was ({problem})"
+    return ""
+
+
+def difference(files: VolumeFiles, path: VolumePath, entry: JournalEntry) -> str:
+    """How the file at `path` differs from what the journal says of it; empty when it does not. Raises OSError."""
+    found = files.entry(path)
+    if found is None:
+        return "it is gone"
+    if found.kind is not EntryKind.FILE:
+        return f"it is a {found.kind.value}"
+    if found.size != entry.size:
+        return f"{found.size} bytes instead of {entry.size}"
+    if found.modified_ns != entry.modified_ns:
+        return f"modified {utc_text(found.modified_ns)} instead of {utc_text(entry.modified_ns)}"
+    if read_content(files, path).sha256 != entry.sha256:
+        return "another sha256"
+    return ""
+
+
+def make_parents(files: VolumeFiles, path: VolumePath, *, below: VolumePath) -> None:
+    """Make the protected folders that lead from `below`, which exists, to `path`. Raises OSError."""
+    for depth in range(len(below) + 1, len(path)):
+        folder = path[:depth]
+        found = files.entry(folder)
+        if found is None:
+            files.make_directory(folder)
+        elif found.kind is not EntryKind.DIRECTORY:
+            raise ReparsePointInPath(errno.ELOOP, f"{windows_path(folder)} is not a folder")
+
+
+def reason(error: OSError) -> str:
+    """An OSError in words for the screen."""
+    known = {
+        errno.ENOSPC: "the volume is full",
+        errno.EDQUOT: "the volume is full",
+        errno.EROFS: "the volume can only be read",
+        errno.EIO: "the disk reports an error",
+        errno.EACCES: "access is denied",
+        errno.EPERM: "access is denied",
+        errno.EEXIST: "a file of that name is already there",
+    }
+    return known.get(error.errno or 0, error.strerror or str(error))
+
+
+def _journal_entry(folder: VolumePath, decision: Decision) -> JournalEntry:
+    match = decision.match
+    action = decision.action or Action.REPORT
+    kept = windows_path(destination_of(folder, match.path)) if action is Action.QUARANTINE else ""
+    return JournalEntry(
+        rule=match.rule.id,
+        action=action,
+        source=windows_path(match.path),
+        destination=kept,
+        size=match.entry.size,
+        modified_ns=match.entry.modified_ns,
+        sha256=match.sha256,
+    )
+
+
+def _kept_as(entry: JournalEntry, outcome: FileOutcome) -> str:
+    return entry.destination if outcome is FileOutcome.QUARANTINED else ""
+
+
+def _act(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+    """Do, finish, or find done what one journal entry says. Never raises OSError."""
+    try:
+        if entry.action is Action.DELETE:
+            return _delete(files, entry)
+        return _quarantine(files, entry)
+    except OSError as error:
+        return FileOutcome.FAILED, f"could not be {_DONE[entry.action]}: {reason(error)}"
+
+
+_DONE = {Action.QUARANTINE: "moved", Action.DELETE: "deleted", Action.REPORT: "reported"}
+
+
+def _delete(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+    source = volume_path(entry.source)
+    if files.entry(source) is None:
+        return FileOutcome.DELETED, "was already deleted"
+    if problem := difference(files, source, entry):
+        return FileOutcome.LEFT, f"left to a new run: {problem}"
+    files.remove(source)
+    if files.entry(source) is not None:
+        return FileOutcome.FAILED, "is still there after it was deleted"
+    return FileOutcome.DELETED, ""
+
+
+def _quarantine(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+    source, destination = volume_path(entry.source), volume_path(entry.destination)
+    there, kept = files.entry(source), _entry(files, destination)
+    if kept is None and there is None:
+        return FileOutcome.FAILED, "is neither in its place nor in quarantine"
+    if kept is None:
+        if problem := difference(files, source, entry):
+            return FileOutcome.LEFT, f"left to a new run: {problem}"
+        make_parents(files, destination, below=destination[: -len(source) - 1])
+        problem = move(files, source, destination, entry)
+        return (FileOutcome.FAILED, problem) if problem else (FileOutcome.QUARANTINED, "")
+    if problem := difference(files, destination, entry):
+        return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
+    if there is None:
+        return FileOutcome.QUARANTINED, "was already moved"
+    if there.identity != kept.identity:
+        return FileOutcome.LEFT, "left to a new run: it is there again, with the earlier one in quarantine"
+    # ntfs-3g renames by a second name and then removing the first: the power went between the two.
+    files.remove(source)
+    return FileOutcome.QUARANTINED, "its move was finished"
+
+
+def _entry(files: VolumeFiles, path: VolumePath) -> Entry | None:
+    """The entry at `path`, None also where a folder on the way is missing."""
+    try:
+        return files.entry(path)
+    except FileNotFoundError:
+        return None
+
+
+def _take_back(files: VolumeFiles, source: VolumePath, destination: VolumePath) -> None:
+    """Remove the second name that a rename left behind when it failed half-way."""
+    there, second = files.entry(source), _entry(files, destination)
+    if there and second and there.identity == second.identity:
+        files.remove(destination)
+
+
+def _record_from_journal(
+    files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule], outcome: FileOutcome, detail: str
+) -> FileRecord:
+    source = volume_path(entry.source)
+    at = volume_path(entry.destination) if outcome is FileOutcome.QUARANTINED else source
+    return FileRecord(
+        path=entry.source,
+        rule=entry.rule,
+        file_class=_class_at(files, entry, rules, at, source[-1]),
+        action=entry.action,
+        outcome=outcome,
+        size=entry.size,
+        modified=utc_text(entry.modified_ns),
+        sha256=entry.sha256,
+        quarantined_as=_kept_as(entry, outcome),
+        detail=detail,
+    )
+
+
+def _class_at(files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule], path: VolumePath, name: str) -> FileClass:
+    """What the file is, judged again where it lies now; OTHER where it cannot be judged (deleted, rule unknown)."""
+    rule = next((rule for rule in rules if rule.id == entry.rule), None)
+    try:
+        found = _entry(files, path)
+    except OSError:
+        found = None
+    if rule is None or found is None:
+        return FileClass.OTHER
+    return inspect(files, rule, path, found, name=name).file_class

@@ -1,0 +1,138 @@
+"""Put quarantined files back: byte for byte, by rename, only to where a rule could have found them.
+
+Only runs in stores that nobody but SYSTEM and Administrators can have made are believed (`payload.store`), every
+sha256 is checked, and nothing is overwritten. Interrupted or repeated, it finds what is already in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from payload.contract import FileOutcome, FileRecord, JournalEntry
+from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, windows_path
+from payload.quarantine import RunResult, difference, move, reason
+from payload.rule_schema import Action, FileClass, Rule
+from payload.rules import inspect, utc_text
+from payload.store import Run, read_runs, volume_path, write_undone
+from payload.windows_install import WindowsInstallation
+
+
+@dataclass(frozen=True, kw_only=True)
+class UndoPlan:
+    """The runs to take back, newest first. `refused`: what was found and not believed (verdict FAILED)."""
+
+    runs: tuple[Run, ...]
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undone:
+    """What is written as undone.json: when, and what became of each file."""
+
+    run_id: str
+    written: str
+    records: tuple[FileRecord, ...]
+
+
+def plan_undo(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence[WindowsInstallation]) -> UndoPlan:
+    """The runs of the volume that are not undone yet. Changes nothing. Raises OSError."""
+    found = read_runs(files, rules, installations)
+    return UndoPlan(
+        runs=tuple(run for run in reversed(found.runs) if not run.undone), refused=found.refused, notes=found.notes
+    )
+
+
+def undo_run(files: VolumeFiles, run: Run, rules: Sequence[Rule], written: str) -> RunResult:
+    """Restore one run's files and write its undone.json when all are in place. Never raises OSError."""
+    records = [_record(files, entry, rules, *_restore(files, entry)) for entry in run.journal.entries]
+    notes = [
+        f"run {run.run_id}: {record.path}: {record.detail}"
+        for record in records
+        if record.outcome in (FileOutcome.FAILED, FileOutcome.LEFT)
+    ]
+    if not any(record.outcome is FileOutcome.FAILED for record in records):
+        try:
+            write_undone(files, run, Undone(run_id=run.run_id, written=written, records=tuple(records)))
+        except OSError as error:
+            notes.append(f"run {run.run_id} is undone, but that could not be written down: {reason(error)}")
+    return RunResult(run=run, records=tuple(records), notes=tuple(notes))
+
+
+def undo(
+    files: VolumeFiles, rules: Sequence[Rule], installations: Sequence[WindowsInstallation], written: str
+) -> tuple[list[RunResult], tuple[str, ...]]:
+    """Undo every run of the volume, newest first; the results and what was not believed. Raises OSError."""
+    planned = plan_undo(files, rules, installations)
+    return [undo_run(files, run, rules, written) for run in planned.runs], (*planned.refused, *planned.notes)
+
+
+def _restore(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+    if entry.action is not Action.QUARANTINE:
+        return FileOutcome.LEFT, "was deleted, not quarantined: it cannot be brought back"
+    try:
+        return _restore_quarantined(files, entry)
+    except OSError as error:
+        return FileOutcome.FAILED, f"could not be restored: {reason(error)}"
+
+
+def _restore_quarantined(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+    source, kept_at = volume_path(entry.source), volume_path(entry.destination)
+    kept = _entry_or_none(files, kept_at)
+    occupant = _occupant(files, source)
+    if kept is None:
+        if occupant is not None and not difference(files, occupant, entry):
+            return FileOutcome.RESTORED, "was already in its place"
+        return FileOutcome.FAILED, "is no longer in quarantine"
+    if problem := difference(files, kept_at, entry):
+        return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
+    if occupant is None:
+        problem = move(files, kept_at, source, entry)
+        return (FileOutcome.FAILED, problem) if problem else (FileOutcome.RESTORED, "")
+    found = files.entry(occupant)
+    if found is not None and found.kind is EntryKind.FILE and found.identity == kept.identity:
+        # The power went in the middle of an earlier move: one file with two names.
+        files.remove(kept_at)
+        return FileOutcome.RESTORED, "its move was finished"
+    return FileOutcome.FAILED, f"{windows_path(occupant)} is there already and is not overwritten"
+
+
+def _occupant(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
+    """What has the name of `path` in its folder: Windows knows only one name without regard to case. Raises OSError."""
+    names = [entry.name for entry in files.listing(path[:-1]) if entry.name.casefold() == path[-1].casefold()]
+    name = min(names, key=lambda name: name != path[-1], default=None)
+    return (*path[:-1], name) if name is not None else None
+
+
+def _entry_or_none(files: VolumeFiles, path: VolumePath) -> Entry | None:
+    try:
+        return files.entry(path)
+    except FileNotFoundError:
+        return None
+
+
+def _record(
+    files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule], outcome: FileOutcome, detail: str
+) -> FileRecord:
+    return FileRecord(
+        path=entry.source,
+        rule=entry.rule,
+        file_class=_class_of(files, entry, rules) if outcome is FileOutcome.RESTORED else FileClass.OTHER,
+        action=entry.action,
+        outcome=outcome,
+        size=entry.size,
+        modified=utc_text(entry.modified_ns),
+        sha256=entry.sha256,
+        detail=detail,
+    )
+
+
+def _class_of(files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule]) -> FileClass:
+    path: VolumePath = volume_path(entry.source)
+    rule = next((rule for rule in rules if rule.id == entry.rule), None)
+    try:
+        found = files.entry(path)
+    except OSError:
+        found = None
+    return inspect(files, rule, path, found).file_class if rule and found else FileClass.OTHER
