@@ -7,6 +7,7 @@ whose children were given their clusters by the caller.
 
 from __future__ import annotations
 
+import bisect
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -351,13 +352,12 @@ def _cluster_sizes(kind: FatKind, sectors: int) -> Sequence[int]:
 def _fat_sectors(kind: FatKind, sectors: int, per_cluster: int, root_entries: int) -> int:
     """Sectors of one table: the fewest that have an entry for every cluster beside them."""
     fixed = (32 if kind is FatKind.FAT32 else 1) + root_entries * ENTRY_SIZE // SECTOR
-    size = 1
-    while True:
+
+    def enough(size: int) -> bool:
         clusters = max(0, sectors - fixed - 2 * size) // per_cluster
-        needed = -(-(clusters + 2) * kind // (8 * SECTOR))
-        if needed <= size:
-            return size
-        size = needed
+        return size * 8 * SECTOR >= (clusters + 2) * kind
+
+    return 1 + bisect.bisect_left(range(1, sectors), True, key=enough)
 
 
 def _place(root: Folder, bpb: Bpb) -> tuple[dict[str, Placement], FatTable]:

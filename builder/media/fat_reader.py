@@ -42,8 +42,7 @@ class _Reader:
         self.bpb = bpb
         self.label = b""
         self.entries_read = 0
-        self.folders_seen: set[int] = set()
-        self.bytes_read = 0
+        self.used = bytearray(bpb.clusters + 2)
 
     def files(self) -> Iterator[FatFile]:
         bpb = self.bpb
@@ -60,9 +59,6 @@ class _Reader:
         for name, entry in self.names(data):
             below = f"{path}/{name}" if path else name
             if entry.attributes & Attribute.DIRECTORY:
-                if entry.first_cluster in self.folders_seen:
-                    raise ImageError(f"the FAT volume's folder '{below}' occurs twice")
-                self.folders_seen.add(entry.first_cluster)
                 yield from self.folder(self.chain(entry.first_cluster, None), below, depth + 1)
             else:
                 yield FatFile(path=below, data=self.chain(entry.first_cluster, entry.size) if entry.size else b"")
@@ -99,13 +95,12 @@ class _Reader:
                 if size is None and parts and cluster >= self.bpb.kind.bad_cluster:
                     break
                 raise ImageError(f"a FAT chain leads to cluster {cluster} of {self.bpb.clusters}")
+            if self.used[cluster]:
+                raise ImageError("the FAT volume's chains overlap or run in a circle")
+            self.used[cluster] = 1
             start = self.bpb.offset(cluster)
             parts.append(self.image[start : start + self.bpb.cluster_bytes])
             length += self.bpb.cluster_bytes
-            self.bytes_read += self.bpb.cluster_bytes
-            # Sound chains never overlap, so no volume yields more bytes than it has.
-            if self.bytes_read > len(self.image):
-                raise ImageError("the FAT volume's chains overlap or run in a circle")
             cluster = self.entry(cluster)
         return b"".join(parts)[:size]
 
