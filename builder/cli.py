@@ -90,14 +90,19 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "profile", nargs="?", metavar="PROFILE", help="a YAML file, or the name of a built-in profile (default: linux)"
     )
+    base = _add_mirror(parser)
+    base.add_argument("--debs", type=Path, metavar="DIR", help="a folder of .deb files instead of a mirror")
+    _add_cache(parser)
+
+
+def _add_mirror(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     base = parser.add_argument_group("base media")
     base.add_argument(
         "--mirror", type=_url, metavar="URL", help="Debian mirror (default: this machine's own, on Debian)"
     )
     base.add_argument("--security-mirror", type=_url, metavar="URL", help="mirror of Debian's security updates")
     base.add_argument("--keyring", type=Path, metavar="FILE", help="keyring that signs the mirror")
-    base.add_argument("--debs", type=Path, metavar="DIR", help="a folder of .deb files instead of a mirror")
-    _add_cache(parser)
+    return base
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
@@ -148,14 +153,17 @@ def _add_verify(commands: _Commands) -> None:
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to boot")
     parser.add_argument("--firmware", type=_words, default=("bios", "uefi", "secureboot"), metavar="A,B", help="bios, uefi, secureboot (default: all)")  # fmt: skip  # noqa: E501
-    parser.add_argument("--disk", type=_words, default=("ahci",), metavar="A,B", help="controllers of the broken disk: nvme, ahci, virtio ... (default: ahci)")  # fmt: skip  # noqa: E501
-    parser.add_argument("--scenario", type=_words, default=(), metavar="A,B", help="kinds of broken disks (default: the incident)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--disk", type=_words, default=("nvme",), metavar="A,B", help="controllers of the broken disk: nvme, ahci, virtio ... (default: nvme)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--scenario", type=_words, default=("repair",), metavar="A,B", help="kinds of broken disks, or all (default: repair)")  # fmt: skip  # noqa: E501
     parser.add_argument("--as", dest="attach", type=_words, default=("cd",), metavar="A,B", help="how the image is attached (default: cd)")  # fmt: skip  # noqa: E501
     parser.add_argument("--timeout", type=_seconds, default=180.0, metavar="S", help="seconds a boot may take (default: 180)")  # fmt: skip  # noqa: E501
     parser.add_argument(
         "--accel", choices=("tcg", "kvm"), default="tcg", help="how QEMU runs the machine (default: tcg)"
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="where logs, screenshots and verdict.json go (default: beside the image)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--offline", action="store_true", help="use only what is in the cache")
+    _add_mirror(parser)
+    _add_cache(parser)
 
 
 def _add_inspect(commands: _Commands) -> None:

@@ -1,0 +1,92 @@
+"""`bluelift verify`: boots an image against a broken disk and believes only what other programs read back."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from pathlib import Path
+from typing import TypeVar
+
+from builder.base.packages import LinuxBaseSettings
+from builder.base.tools_debs import ntfsck_command
+from builder.cache import Cache, default_folder, storage_errors
+from builder.console import Console, SilentStep, Summary, Table
+from builder.errors import UsageError, VerifyFailed
+from builder.verify.firmware import Firmware
+from builder.verify.prove import VerifyRequest, check_image, verify_image
+from builder.verify.qemu import Accelerator, Attach, Controller
+from builder.verify.report import TABLE_HEADINGS, VerifyReport
+from builder.verify.scenarios import find_scenarios
+
+Choice = TypeVar("Choice", bound=enum.StrEnum)
+
+
+def main(arguments: argparse.Namespace, console: Console) -> int:
+    """Boot the image as the options say. Raises VerifyFailed when a boot did not do what it should."""
+    output: Path = arguments.output or arguments.image.parent / f"{arguments.image.stem}-verify"
+    firmware = _chosen(Firmware, arguments.firmware, "--firmware")
+    controllers = _chosen(Controller, arguments.disk, "--disk")
+    _chosen(Attach, arguments.attach, "--as")
+    find_scenarios(arguments.scenario)
+    check_image(arguments.image)
+    console.expect(2)
+    ntfsck = _ntfsck(arguments, console)
+    request = VerifyRequest(
+        image=arguments.image,
+        output=output,
+        ntfsck=ntfsck,
+        firmware=firmware,
+        controllers=controllers,
+        scenarios=arguments.scenario,
+        accelerator=Accelerator(arguments.accel),
+        limit=arguments.timeout,
+    )
+    with console.step("boot and check") as step, storage_errors(output):
+        report = verify_image(request, step=step)
+    console.table(_table(report))
+    if not report.passed:
+        failed = sum(not boot.passed for boot in report.boots)
+        raise VerifyFailed(
+            f"{failed} of {len(report.boots)} boots did not do what they should\n" + "\n".join(report.problem_lines()),
+            hint=f"Serial logs, screenshots and QEMU's command lines: {report.folder}",
+        )
+    console.summary(
+        Summary(
+            title=f"{arguments.image.name} is proven",
+            facts=(("boots", f"{len(report.boots)} of {len(report.boots)} passed"), ("evidence", str(report.folder))),
+            next_steps=(
+                f"look at {report.folder}: verdict.json, serial logs, a screenshot of each final screen",
+                "write the image to a USB stick or burn it to a disc, and boot the broken host from it",
+            ),
+        )
+    )
+    return 0
+
+
+def _ntfsck(arguments: argparse.Namespace, console: Console) -> tuple[str, ...]:
+    cache = Cache(arguments.cache or default_folder())
+    settings = LinuxBaseSettings(
+        mirror=arguments.mirror, security_mirror=arguments.security_mirror, keyring=arguments.keyring
+    )
+    with console.step("ntfsck, the independent judge") as step:
+        with storage_errors(cache.folder), cache.locked(SilentStep()):
+            return ntfsck_command(
+                workspace=cache.area("tools"), settings=settings, offline=arguments.offline, step=step
+            )
+
+
+def _chosen(kind: type[Choice], words: tuple[str, ...], option: str) -> tuple[Choice, ...]:
+    known = [member.value for member in kind]
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise UsageError(f"{option}: there is no {', '.join(unknown)}", hint=f"There are: {', '.join(known)}.")
+    return tuple(kind(word) for word in words)
+
+
+def _table(report: VerifyReport) -> Table:
+    return Table(
+        title="",
+        columns=tuple(TABLE_HEADINGS),
+        rows=tuple(report.table_rows()),
+        styles=tuple("good" if boot.passed else "bad" for boot in report.boots),
+    )
