@@ -23,6 +23,7 @@ from builder.debian_root import find_library, kernel_version, merged, own_loader
 from builder.elf import ElfError, dependencies, is_elf
 from builder.errors import BaseMediaError, ImageError
 from builder.kernel_modules import KernelModule, ModuleTree, modules_alias, modules_dep, modules_softdep
+from builder.python_bytecode import cache_name, compile_python
 from builder.run import run
 
 #: Programs in the image; what they are linked to comes by itself.
@@ -70,13 +71,24 @@ def base_segment(root: Path, *, epoch: int, step: Step) -> bytes:
     return b"".join(parts)
 
 
-def payload_segment(*, payload: Mapping[str, bytes], init: bytes, config: bytes, epoch: int) -> bytes:
-    """The project's part, to follow `base_segment`: the payload's files (paths below `payload/`), init, config."""
+def payload_segment(
+    *, payload: Mapping[str, bytes], init: bytes, config: bytes, epoch: int, root: Path | None = None
+) -> bytes:
+    """The project's part, to follow `base_segment`: the payload's files (paths below `payload/`), init, config.
+
+    With the unpacked packages at `root`, each Python file's compiled form lies beside it, which only makes it start
+    sooner.
+    """
     tree = cpio.Tree()
     tree.file("init", init, mode=0o755)
     tree.file(CONFIG_NAME, config)
-    for name, data in sorted(payload.items()):
-        tree.file(f"{PAYLOAD_FOLDER}/payload/{name}", data)
+    files = {f"{PAYLOAD_FOLDER}/payload/{name}": data for name, data in payload.items()}
+    for name, data in sorted(files.items()):
+        tree.file(name, data)
+    if root is not None:
+        sources = {name: data for name, data in files.items() if name.endswith(".py")}
+        for name, data in compile_python(root, sources).items():
+            tree.file(cache_name(root, name), data)
     return _compressed(tree.pack(epoch=epoch))
 
 
@@ -133,14 +145,20 @@ def program_tree(root: Path) -> cpio.Tree:
     interpreter = f"usr/bin/{python.name}"
     for program in (*PROGRAMS, interpreter):
         _add_elf(tree, root, program, needed_by="the image")
+    # Loaded by name when a thread ends, so nothing is linked to it.
+    _add_elf(tree, root, find_library(root, "libgcc_s.so.1", needed_by=interpreter), needed_by=interpreter)
     tree.link("usr/bin/python3", python.name)
-    for file in standard_library(python):
-        _add_elf(tree, root, file.relative_to(root).as_posix(), needed_by="the payload")
+    library = {file.relative_to(root).as_posix(): file for file in standard_library(python)}
+    for name in (name for name, file in library.items() if file.suffix == ".so"):
+        _add_elf(tree, root, name, needed_by="the payload")
+    sources = {name: file.read_bytes() for name, file in library.items() if file.suffix == ".py"}
+    for name, data in compile_python(root, sources).items():
+        tree.file(f"{name}c", data)  # os.pyc instead of os.py: found where there is no source
     return tree
 
 
 def standard_library(folder: Path) -> Iterator[Path]:
-    """The files of Python's library that go into the image."""
+    """The files of Python's library whose compiled form goes into the image, and its extension modules."""
     for file in sorted(folder.rglob("*.py")):
         if file.relative_to(folder).parts[0] not in _LEFT_OUT and not file.is_symlink():
             yield file
@@ -196,9 +214,9 @@ def check_imports(root: Path, payload: Mapping[str, bytes]) -> None:
             for name in _imported(source, where):
                 users.setdefault(name, where)
     hidden = [name.removesuffix(".py") for name in _LEFT_OUT]
-    argv = [*own_loader(root), str(root / "usr/bin" / python_folder(root).name), "-I", "-S", "-B", "-c", _TRY_IMPORTS]
+    argv = [*own_loader(root), str(root / "usr/bin" / python_folder(root).name), "-s", "-S", "-P", "-B", "-c"]
     tried = run(
-        [*argv, json.dumps(hidden), *sorted(users)],
+        [*argv, _TRY_IMPORTS, json.dumps(hidden), *sorted(users)],
         reason="see whether the payload's imports are in the image",
         time_limit=60,
         env={"PYTHONHOME": str(root / "usr")},

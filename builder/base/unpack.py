@@ -17,7 +17,7 @@ _KEPT = re.compile(
     r"""
     boot/(vmlinuz|config)-.*
   | usr/lib/modules/[^/]+/modules\..*
-  | usr/lib/modules/[^/]+/kernel/(?!sound/|net/|drivers/(gpu|net|media|iio|infiniband|staging|leds|isdn|accel)/).*
+  | usr/lib/modules/[^/]+/kernel/(?!sound/|net/|drivers/(net|media|iio|infiniband|staging|gpu/drm/[^/]+)/).*
   | usr/lib/(shim|grub)/.*
   | usr/bin/(busybox|grub-mkimage|ntfs-3g|ntfs-3g\.probe|ntfsfix|ntfsrecover|ntfsck|python3\.\d+)
   | usr/sbin/(ntfsck|ntfsrecover)
