@@ -87,9 +87,9 @@ class EventName(enum.StrEnum):
 
     STARTED = "started"
     DISKS = "disks"
-    VOLUME = "volume"
     PLAN = "plan"
     ACTED = "acted"
+    VOLUME = "volume"
     RECEIPT = "receipt"
     ENDING = "ending"
 

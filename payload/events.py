@@ -2,12 +2,13 @@
 
 Every line has `event` (see contract.EventName), `run_id` and `seconds` (since the run started, a float), then the
 fields of the event's dataclass below. `{"event": "receipt", ..., "receipt": {...}}` carries the whole receipt.
-A run emits `started`, `disks`, then for each volume `volume` (and `plan`, `acted` where something is to be done),
-`receipt`, and `ending` as its last line.
+A run emits `started`, `disks`, then for each volume `volume` (after `plan` and `acted` where something is to be done),
+`receipt`, and `ending` (again when a technician chooses something else).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -120,4 +121,5 @@ class EventLog:
 
     def send(self, event: Event) -> None:
         """One line for `event`."""
-        self._emit(event_line(event, run_id=self._run_id, seconds=self.seconds))
+        with contextlib.suppress(Exception):  # a serial port that breaks must not keep a host from being repaired
+            self._emit(event_line(event, run_id=self._run_id, seconds=self.seconds))

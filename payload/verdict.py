@@ -54,6 +54,7 @@ _OS_ERRORS = {
     errno.ENXIO: "the disk has gone",
 }
 
+_CHANGED = (FileOutcome.QUARANTINED, FileOutcome.DELETED)
 _AGAIN = "Running Bluelift again is always safe."
 
 
@@ -166,7 +167,7 @@ def _well(verdict: Verdict, culprits: Sequence[VolumeRecord], dry_run: bool) -> 
     names = ", ".join(dict.fromkeys(filter(None, (i.computer_name for v in culprits for i in v.installations))))
     who = names or "This host"
     if verdict is Verdict.REPAIRED:
-        done = _done(files) or "an interrupted repair was completed"
+        done = done_text(files) if any(f.outcome in _CHANGED for f in files) else "an interrupted repair was completed"
         return Summary(
             verdict=verdict,
             sentence=f"{who} is repaired: {done}.",
@@ -187,15 +188,16 @@ def _well(verdict: Verdict, culprits: Sequence[VolumeRecord], dry_run: bool) -> 
     )
 
 
-def _done(files: Sequence[FileRecord]) -> str:
-    moved = sum(file.outcome is FileOutcome.QUARANTINED for file in files)
-    deleted = sum(file.outcome is FileOutcome.DELETED for file in files)
-    parts = []
-    if moved:
-        parts.append(f"{_count(moved, 'file')} moved to quarantine")
-    if deleted:
-        parts.append(f"{_count(deleted, 'file')} deleted")
-    return ", ".join(parts)
+def done_text(files: Sequence[FileRecord]) -> str:
+    """What was done to files, or would be, in a few words: `2 files moved to quarantine, 1 file deleted`."""
+    words = {
+        FileOutcome.QUARANTINED: "moved to quarantine",
+        FileOutcome.DELETED: "deleted",
+        FileOutcome.REPORTED: "to act on, nothing changed",
+    }
+    counts = {outcome: sum(file.outcome is outcome for file in files) for outcome in words}
+    parts = [f"{_count(count, 'file')} {words[outcome]}" for outcome, count in counts.items() if count]
+    return ", ".join(parts) or "nothing to do"
 
 
 def _volume_name(volume: VolumeRecord) -> str:
