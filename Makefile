@@ -1,0 +1,86 @@
+# Bluelift. `make` alone lists the targets. Everything happens in a private virtual environment, .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= linux
+OUT ?= dist
+TORTURE ?= 500
+# Options for the builder, such as BUILD_OPTIONS="--mirror https://MIRROR/debian"
+BUILD_OPTIONS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help iso test lint unit bench torture lock clean
+
+help: ## List the targets
+	@echo "Bluelift: recovery images that boot a broken Windows host and remove the file that breaks it."
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@echo
+	@echo "Start with: make iso"
+
+iso: $(VENV)/.project ## Build dist/bluelift-linux.iso; does all of its set-up, needs no root
+	@$(BIN)/bluelift build $(PROFILE) -o $(OUT) $(BUILD_OPTIONS)
+
+test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs what they need through apt
+	@echo "[3/6] lint (ruff)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "[4/6] types (mypy, strict)"
+	@$(BIN)/mypy
+	@echo "[5/6] tests, and at least 95% of payload/ covered"
+	@$(BIN)/pytest --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
+	@echo "[6/6] done: lint, types, tests and coverage are fine"
+	@echo
+	@echo "What to do next:"
+	@echo "  make iso        builds dist/bluelift-linux.iso"
+	@echo "  $(BIN)/bluelift verify dist/bluelift-linux.iso"
+
+lint: $(VENV)/.project ## Lint and types alone
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+unit: $(VENV)/.project ## The quick tests alone: no system packages, no network
+	@$(BIN)/pytest tests/unit tests/payload tests/test_layering.py -m "not boot and not mounts" $(PYTEST_OPTIONS)
+
+bench: $(VENV)/.project ## Time a first build and one with nothing changed
+	@rm -rf build/bench
+	@echo "first build:"
+	@$(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache $(BUILD_OPTIONS)
+	@echo
+	@echo "second build:"
+	@bash -c 'time $(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache'
+
+torture: $(VENV)/.project $(VENV)/.system ## Kill QEMU at random moments, TORTURE=500 times, and repair again
+	@BLUELIFT_TORTURE=$(TORTURE) $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)
+
+lock: $(VENV)/.project ## Renew .ci/requirements.txt from pyproject.toml
+	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet pip-tools
+	@build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --no-header \
+		--extra test -o build/lock/requirements.txt pyproject.toml .ci/requirements.in
+	@{ echo "# Every package of the private virtual environment, with its hashes: made by 'make lock', read by 'make'."; \
+		cat build/lock/requirements.txt; } > .ci/requirements.txt
+	@echo "renewed .ci/requirements.txt; now: make test"
+
+clean: ## Remove the virtual environment and everything that was built (the cache: bluelift clean --all)
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up; each stamp is renewed when what it depends on is newer -------------------------------------------------
+
+$(VENV)/.requirements: .ci/requirements.txt .ci/make-venv
+	@echo "[1/6] private virtual environment in $(VENV), with pinned packages"
+	@PYTHON="$(PYTHON)" .ci/make-venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
+	@touch $@
+
+$(VENV)/.project: pyproject.toml $(VENV)/.requirements
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.system: .ci/system-packages $(VENV)/.requirements
+	@echo "[2/6] packages of the system that the tests need"
+	@.ci/system-packages
+	@touch $@
