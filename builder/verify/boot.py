@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.run import command_line
-from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference
+from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference, make_disk
 from builder.verify.firmware import Firmware, FirmwareFiles
 from builder.verify.machine import Ended, GuestEvent, Machine, started, state_folder
 from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
@@ -43,10 +43,14 @@ class BootSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """A disk as made for a scenario, never booted, and its Windows volume as other programs see it."""
+    """A disk as made for a scenario, never booted, and its Windows volume as other programs see it.
+
+    `store` is where Bluelift is expected to keep things on it.
+    """
 
     disk: BrokenDisk
     seen: SeenVolume | None
+    store: str = STORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,10 @@ class Evidence:
     seconds: float
 
 
-def make_template(disk: BrokenDisk, *, settings: BootSettings, scratch: Path) -> Template:
-    """Look at a disk before it is booted."""
-    return Template(disk=disk, seen=_look(disk, settings=settings, scratch=scratch))
+def make_template(scenario: Scenario, *, settings: BootSettings, scratch: Path) -> Template:
+    """Make the scenario's disk in `scratch` and look at it before it is booted."""
+    disk = make_disk(scenario.disk_plan(), scratch / f"{scenario.name}.raw")
+    return Template(disk=disk, seen=_look(disk, settings=settings, scratch=scratch), store=scenario.store)
 
 
 def boot_scenario(
@@ -159,7 +164,7 @@ def judge(
 ) -> tuple[Check, ...]:
     """Everything that must be true after a boot. `pristine` is the disk right before it."""
     after = _look(evidence.disk, settings=settings, scratch=scratch)
-    evidence = _with_receipt_from_disk(evidence, after, nonce=nonce, scratch=scratch)
+    evidence = _with_receipt_from_disk(evidence, after, template.store, nonce=nonce, scratch=scratch)
     return (
         *_check_receipt(evidence, expectation, template, nonce=nonce),
         *_check_disk(evidence.disk, expectation, template, pristine, after),
@@ -223,12 +228,14 @@ def _look(disk: BrokenDisk, *, settings: BootSettings, scratch: Path) -> SeenVol
     return read_volume(volume, ntfsck=settings.ntfsck)
 
 
-def _with_receipt_from_disk(evidence: Evidence, after: SeenVolume | None, *, nonce: str, scratch: Path) -> Evidence:
+def _with_receipt_from_disk(
+    evidence: Evidence, after: SeenVolume | None, store: str, *, nonce: str, scratch: Path
+) -> Evidence:
     """Where nothing came over the serial port, the receipt on the disk carries the verdict, if it is this machine's."""
     if evidence.receipt is not None or after is None:
         return evidence
     for file in after.files:
-        if file.path.startswith(f"{STORE}\\{QUARANTINE_FOLDER}\\") and file.path.endswith("\\" + RECEIPT_NAME):
+        if file.path.startswith(f"{store}\\{QUARANTINE_FOLDER}\\") and file.path.endswith("\\" + RECEIPT_NAME):
             try:
                 data = json.loads(read_file(scratch / "windows.ntfs", file.path))
             except ValueError:
@@ -309,7 +316,10 @@ def _check_disk(
     yield _same("the volume's dirty flag", flag[expectation.flagged], flag[after.dirty])
     tree = template.disk.plan.tree
     differences = compare_volume(
-        tree if expectation.afterwards is Afterwards.REPAIRED else tree.all_kept(), template.seen, after
+        tree if expectation.afterwards is Afterwards.REPAIRED else tree.all_kept(),
+        template.seen,
+        after,
+        store=template.store,
     )
     for difference in differences[:_SHOWN]:
         yield Check(name=difference.path, passed=False, expected=difference.expected, seen=difference.seen)

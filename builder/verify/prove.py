@@ -7,13 +7,12 @@ from pathlib import Path
 
 from builder.console import Step
 from builder.errors import ImageError, OutputError
-from builder.verify.boot import BootSettings, Template, boot_scenario, image_sha256, make_template
-from builder.verify.disks import make_disk
+from builder.verify.boot import BootSettings, boot_scenario, image_sha256, make_template
 from builder.verify.firmware import Firmware, find_firmware
 from builder.verify.machine import state_folder
 from builder.verify.qemu import Accelerator, Controller, qemu_version
 from builder.verify.report import BootReport, VerifyReport, write_report
-from builder.verify.scenarios import DEFAULT_SCENARIO, Scenario, find_scenarios
+from builder.verify.scenarios import DEFAULT_SCENARIO, find_scenarios
 
 _SMALLEST_IMAGE = 1 << 20
 _VOLUME_DESCRIPTOR = 16 * 2048
@@ -69,7 +68,7 @@ def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
     step.progress(done, total, "boots")
     with state_folder() as scratch:
         for scenario in scenarios:
-            template = _template(scenario, settings=settings, scratch=scratch)
+            template = make_template(scenario, settings=settings, scratch=scratch)
             for firmware in firmwares:
                 for controller in request.controllers:
                     name = f"{scenario.name}-{firmware.kind.value}-{controller.value}"
@@ -119,8 +118,3 @@ def check_image(image: Path) -> None:
             f"{image} is truncated: it has {size} bytes, its volume descriptor says {claimed}",
             hint="Copy or build it again; SHA256SUMS beside it says what it should be.",
         )
-
-
-def _template(scenario: Scenario, *, settings: BootSettings, scratch: Path) -> Template:
-    disk = make_disk(scenario.disk_plan(), scratch / f"{scenario.name}.raw")
-    return make_template(disk, settings=settings, scratch=scratch)

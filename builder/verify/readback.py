@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.errors import ToolMissing
@@ -163,12 +163,17 @@ def _tool(*argv: str) -> str:
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 
-def compare_volume(tree: Tree, before: SeenVolume, after: SeenVolume) -> tuple[Difference, ...]:
+def compare_volume(
+    tree: Tree, before: SeenVolume, after: SeenVolume, *, store: str = STORE, metadata: bool = True
+) -> tuple[Difference, ...]:
     """Every way in which `after` is not what `tree` says must have become of `before`.
 
     Contents are judged by `tree`, times, attributes, security and streams by `before`. A quarantined file must be
-    below Bluelift's quarantine exactly once and gone from its place; nothing may be added but Bluelift's own store.
+    below Bluelift's quarantine exactly once and gone from its place; nothing may be added but Bluelift's own `store`.
+    Without `metadata` only names and contents count (after a power cut and a repair of the file system).
     """
+    if not metadata:
+        before, after = _contents_only(before), _contents_only(after)
     before_at = {file.path: file for file in before.files}
     after_at = {file.path: file for file in after.files}
     accounted: set[str] = set()
@@ -178,7 +183,7 @@ def compare_volume(tree: Tree, before: SeenVolume, after: SeenVolume) -> tuple[D
             accounted.add(path)
             differences += _compare_file(path, file, before_at.get(path), after_at.get(path))
         else:
-            differences += _compare_quarantined(file, before_at.get(path), after_at, accounted)
+            differences += _compare_quarantined(file, before_at.get(path), after_at, accounted, store)
     for link in (file for file in before.files if file.kind == "link"):
         accounted.add(link.path)
         if after_at.get(link.path) != link:
@@ -188,9 +193,9 @@ def compare_volume(tree: Tree, before: SeenVolume, after: SeenVolume) -> tuple[D
     differences += [
         Difference(path=path, expected="nothing", seen=f"a file of {file.size} bytes, sha256 {file.sha256}")
         for path, file in after_at.items()
-        if path not in accounted and not _is_own_file(path)
+        if path not in accounted and not _is_own_file(path, store)
     ]
-    return (*differences, *_compare_directories(before, after))
+    return (*differences, *_compare_directories(before, after, store))
 
 
 def _compare_file(path: str, file: TreeFile, before: SeenFile | None, after: SeenFile | None) -> list[Difference]:
@@ -212,7 +217,7 @@ def _compare_file(path: str, file: TreeFile, before: SeenFile | None, after: See
 
 
 def _compare_quarantined(
-    file: TreeFile, before: SeenFile | None, after_at: dict[str, SeenFile], accounted: set[str]
+    file: TreeFile, before: SeenFile | None, after_at: dict[str, SeenFile], accounted: set[str], store: str
 ) -> list[Difference]:
     differences = []
     if file.path in after_at:
@@ -222,21 +227,21 @@ def _compare_quarantined(
     found = [
         path
         for path, seen in after_at.items()
-        if path.startswith(f"{STORE}\\{QUARANTINE_FOLDER}\\") and path.endswith(tail) and seen.sha256 == file.sha256
+        if path.startswith(f"{store}\\{QUARANTINE_FOLDER}\\") and path.endswith(tail) and seen.sha256 == file.sha256
     ]
     accounted.update(found)
     if len(found) != 1:
-        expected = f"once below {STORE}\\{QUARANTINE_FOLDER}, {_described(file.sha256, len(file.content))}"
+        expected = f"once below {store}\\{QUARANTINE_FOLDER}, {_described(file.sha256, len(file.content))}"
         return [*differences, Difference(path=file.path, expected=expected, seen=f"{len(found)} times there")]
     return differences + _compare_file(found[0], file, before, after_at[found[0]])
 
 
-def _compare_directories(before: SeenVolume, after: SeenVolume) -> list[Difference]:
+def _compare_directories(before: SeenVolume, after: SeenVolume, store: str) -> list[Difference]:
     lost = sorted(set(before.directories) - set(after.directories))
     added = sorted(
         path
         for path in set(after.directories) - set(before.directories)
-        if path not in (STORE_PARENT, STORE) and not path.startswith(STORE + "\\")
+        if path not in (STORE_PARENT, store) and not path.startswith(store + "\\")
     )
     return [
         *(Difference(path=path, expected="a folder", seen="nothing") for path in lost),
@@ -244,8 +249,12 @@ def _compare_directories(before: SeenVolume, after: SeenVolume) -> list[Differen
     ]
 
 
-def _is_own_file(path: str) -> bool:
-    return path.startswith(STORE + "\\") and path.rpartition("\\")[2] in _OWN_FILES
+def _contents_only(volume: SeenVolume) -> SeenVolume:
+    return replace(volume, files=tuple(replace(file, metadata=()) for file in volume.files))
+
+
+def _is_own_file(path: str, store: str) -> bool:
+    return path.startswith(store + "\\") and path.rpartition("\\")[2] in _OWN_FILES
 
 
 def _described(sha256: str, size: int) -> str:

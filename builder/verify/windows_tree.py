@@ -156,7 +156,7 @@ def reparse_windows() -> Tree:
 
 def planted_store_windows() -> Tree:
     """A broken host where a user made Bluelift's folder first, with a journal that names a file of Windows."""
-    store = "ProgramData\\Bluelift\\quarantine\\20240719-0500-00000000"
+    store = "ProgramData\\Bluelift\\quarantine\\20240719T050000Z-00000291"
     entry = {
         "rule": "crowdstrike-channel-291",
         "action": "quarantine",
@@ -166,14 +166,15 @@ def planted_store_windows() -> Tree:
         "modified_ns": 0,
         "sha256": "0" * 64,
     }
-    journal = {"run_id": "20240719-0500-00000000", "written": "2024-07-19T05:00:00Z", "entries": [entry], "schema": 1}
-    return (
-        broken_windows()
-        .all_kept()
-        .with_files(
-            _kept(f"{store}\\journal.json", json.dumps(journal).encode()),
-            _kept(f"{store}\\files\\Windows\\System32\\ntoskrnl.exe.new", program_bytes("evil", 4000)),
-        )
+    journal = {
+        "run_id": "20240719T050000Z-00000291",
+        "written": "2024-07-19T05:00:00Z",
+        "entries": [entry],
+        "schema": 1,
+    }
+    return broken_windows().with_files(
+        _kept(f"{store}\\journal.json", json.dumps(journal).encode()),
+        _kept(f"{store}\\files\\Windows\\System32\\ntoskrnl.exe", program_bytes("evil", 4000)),
     )
 
 
