@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from payload.contract import Receipt
 from payload.environment import Screen
+from payload.receipt import verdict_screen
 from payload.screen import (
     CLEAR,
     HOME,
@@ -17,7 +19,7 @@ from payload.screen import (
 
 
 class Display(Protocol):
-    """What a run tells the person in front of it."""
+    """What a run tells the person in front of it while it works."""
 
     def step(self, text: str) -> None:
         """What is being done from now on."""
@@ -25,10 +27,6 @@ class Display(Protocol):
 
     def name_host(self, text: str) -> None:
         """Who the host is, once known."""
-        ...
-
-    def verdict(self, screen: VerdictScreen) -> None:
-        """The end of the run, drawn anew at every tick of a countdown."""
         ...
 
 
@@ -91,8 +89,9 @@ class LineByLine:
     def name_host(self, text: str) -> None:
         """Nothing: the final screen names the host."""
 
-    def verdict(self, screen: VerdictScreen) -> None:
-        """The final screen with all of its lines."""
+    def receipt(self, receipt: Receipt) -> None:
+        """The final screen with all of its lines, without keys: nobody is asked anything."""
+        screen = verdict_screen(receipt)
         lines = 60 + len(screen.rows) + 2 * len(screen.remarks)
         text = render_verdict(screen, columns=self._screen.columns, lines=lines, colour=self._screen.colour)
         self._screen.write(f"\n{text}\n")

@@ -199,7 +199,6 @@ class Session:
 
     def _leave_receipts(self) -> None:
         """The receipt onto the boot medium and onto sticks, as far as they can be written."""
-        self._display.step("Writing the receipt ...")
         with self._guarded("the receipt could not be left on a stick"):
             with self._environment.media(self._config.image_id) as media:
                 for medium in media:
@@ -208,6 +207,7 @@ class Session:
     def _leave_on_medium(self, medium: Medium) -> None:
         host = _NOT_FOR_A_NAME.sub("-", self._host.smbios_serial or self._host.smbios_uuid).strip("-")[:40] or "host"
         name = f"{host}-{self._options.run_id}.json"
+        self._display.step(f"Writing the receipt on {medium.name} ...")
         try:
             for folder in ((MEDIUM_FOLDER,), (MEDIUM_FOLDER, MEDIUM_RECEIPTS)):
                 if medium.files.entry(folder) is None:

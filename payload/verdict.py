@@ -165,26 +165,27 @@ def _no_windows(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) ->
 def _well(verdict: Verdict, culprits: Sequence[VolumeRecord], dry_run: bool) -> Summary:
     files = [file for volume in culprits for installation in volume.installations for file in installation.files]
     names = ", ".join(dict.fromkeys(filter(None, (i.computer_name for v in culprits for i in v.installations))))
-    who = names or "This host"
+    who = names or "this host"
     if verdict is Verdict.REPAIRED:
         done = done_text(files) if any(f.outcome in _CHANGED for f in files) else "an interrupted repair was completed"
         return Summary(
             verdict=verdict,
-            sentence=f"{who} is repaired: {done}.",
+            sentence=f"{names or 'This host'} is repaired: {done}.",
             advice="Take the recovery medium out and let Windows start.",
         )
     if verdict is Verdict.REPORTED:
-        found = _count(sum(file.outcome is FileOutcome.REPORTED for file in files), "file")
-        why = "this was a dry run" if dry_run else "this image only reports"
+        count = sum(file.outcome is FileOutcome.REPORTED for file in files)
+        found = f"{_count(count, 'file')} found" if count else "An interrupted repair was found"
+        why = "this was a dry run" if dry_run else "the rules only report"
         return Summary(
             verdict=verdict,
-            sentence=f"{found} to act on at {who}; nothing was changed, as {why}.",
-            advice="Run again without --dry-run to repair." if dry_run else "Use an image that repairs.",
+            sentence=f"{found} on {who}. Nothing was changed, because {why}.",
+            advice="Run again without --dry-run to repair." if dry_run else "Use a profile (or --policy) that repairs.",
         )
     return Summary(
         verdict=verdict,
-        sentence=f"{who} has none of the files that this image removes.",
-        advice="Take the recovery medium out and restart. If Windows still fails, the cause is another one.",
+        sentence=f"None of the files that are to be removed is on {who}. Nothing was changed.",
+        advice="Take the recovery medium out and restart. If Windows still does not start, the cause is another one.",
     )
 
 

@@ -1,0 +1,88 @@
+"""`--undo` on every volume: put back what runs of Bluelift quarantined, and say so file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from payload.contract import FileOutcome, FileRecord, Rule, Verdict
+from payload.environment import Environment, Volume, VolumeNotOpened, VolumeState
+from payload.undo import plan_undo, undo
+from payload.verdict import error_note, error_sentence, state_detail
+from payload.windows_install import find_installations
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredVolume:
+    """What `--undo` did on one volume. `problem` is why the volume could not be looked at; `notes` what was refused."""
+
+    volume: str
+    files: tuple[FileRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """What `--undo` did; as JSON it is what `--undo --json` prints."""
+
+    started: str
+    dry_run: bool
+    volumes: tuple[RestoredVolume, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything that was to be restored is in its place."""
+        failed = any(
+            volume.problem or any(file.outcome is FileOutcome.FAILED for file in volume.files)
+            for volume in self.volumes
+        )
+        return Verdict.FAILED.exit_code if failed else 0
+
+
+def restore(
+    environment: Environment, rules: Sequence[Rule], *, written: str, dry_run: bool, say: Callable[[str], None]
+) -> Restoration:
+    """Undo every run on every volume that can be opened; `say` gets a line for each file and each problem."""
+    volumes = []
+    for volume in environment.volumes():
+        if volume.state is VolumeState.NOT_WINDOWS:
+            continue
+        restored = _restore_volume(environment, volume, rules, written=written, dry_run=dry_run)
+        for line in _lines(restored):
+            say(line)
+        volumes.append(restored)
+    if not any(volume.files or volume.problem for volume in volumes):
+        say("Nothing to undo: no quarantined files were found.")
+    return Restoration(started=written, dry_run=dry_run, volumes=tuple(volumes))
+
+
+def _restore_volume(
+    environment: Environment, volume: Volume, rules: Sequence[Rule], *, written: str, dry_run: bool
+) -> RestoredVolume:
+    try:
+        with environment.open_volume(volume, for_changes=False) as opened:
+            planned = plan_undo(opened.files, rules, find_installations(opened.files).installations)
+        notes = (*planned.refused, *planned.notes)
+        if not planned.runs:
+            return RestoredVolume(volume=volume.id, notes=notes)
+        if dry_run:
+            listed = tuple(f"would restore {entry.source}" for run in planned.runs for entry in run.journal.entries)
+            return RestoredVolume(volume=volume.id, notes=(*listed, *notes))
+        with environment.open_volume(volume, for_changes=True) as opened:
+            installations = find_installations(opened.files).installations
+            results, refused = undo(opened.files, rules, installations, written)
+        files = tuple(record for result in results for record in result.records)
+        return RestoredVolume(volume=volume.id, files=files, notes=refused)
+    except VolumeNotOpened as refusal:
+        return RestoredVolume(volume=volume.id, problem=refusal.detail or state_detail(refusal.state))
+    except Exception as error:  # as in a repair: one volume never stops the others
+        return RestoredVolume(volume=volume.id, problem=error_sentence(error), notes=(error_note(error),))
+
+
+def _lines(restored: RestoredVolume) -> list[str]:
+    lines = [f"{restored.volume}: could not be undone: {restored.problem}"] if restored.problem else []
+    for file in restored.files:
+        detail = f" ({file.detail})" if file.detail else ""
+        lines.append(f"{restored.volume}: {file.outcome.value:<9} {file.path}{detail}")
+    return lines + [f"{restored.volume}: {note}" for note in restored.notes]
