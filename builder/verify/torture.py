@@ -1,0 +1,299 @@
+"""Power cuts: QEMU is killed at random moments of a repair, then a second run must leave no file lost or doubled.
+
+Each repair starts from one saved machine state, taken when the payload had started but had not looked at the disk, so
+that an iteration takes seconds. ntfs-3g does not journal: the volume is repaired by ntfsck where it must be, and then
+judged by names and contents.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pycdlib
+from pycdlib.pycdlibexception import PyCdlibException
+
+from builder.console import Step
+from builder.errors import ImageError, VerifyFailed
+from builder.verify.boot import BootSettings, Template, make_template, random_nonce
+from builder.verify.disks import BrokenDisk, copy_disk, extract_partition
+from builder.verify.firmware import Firmware
+from builder.verify.machine import Machine, started, state_folder
+from builder.verify.qemu import Controller, DirectKernel, MachineConfig
+from builder.verify.readback import Difference, check_volume, compare_volume, read_volume, repair_volume
+from builder.verify.report import write_beside
+from builder.verify.scenarios import find_scenarios
+from payload.contract import EventName, Verdict
+
+_LINUX = re.compile(r"^\s*linux\s+(\S+)\s+(.*)$", re.MULTILINE)
+_INITRD = re.compile(r"^\s*initrd\s+(\S+)\s*$", re.MULTILINE)
+_RUN_LIMIT = 90
+_SAVE_LIMIT = 120
+#: What the kernel reads to find partitions, per partition and table; more would mean that files were read.
+_READ_BEFORE_START = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TortureRequest:
+    """How often to kill, and the seed that the moments come from. `output` receives the disks of failed iterations."""
+
+    image: Path
+    output: Path
+    ntfsck: tuple[str, ...]
+    kills: int = 20
+    seed: int = 291
+    memory_mib: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerCut:
+    """One iteration. `seconds` is when the power went, counted from the saved state; `phase` the last event before.
+
+    `needed_repair`: what ntfsck said before its repair, "" for nothing. `problems`: lost, doubled or changed files.
+    """
+
+    number: int
+    seconds: float
+    phase: str
+    second_verdict: str
+    needed_repair: str
+    problems: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the second run made everything right."""
+        healthy = {Verdict.REPAIRED.headline, Verdict.ALREADY_CLEAN.headline}
+        return self.second_verdict in healthy and not self.problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class TortureReport:
+    """All power cuts of one run; `seed` repeats the moments."""
+
+    seed: int
+    cuts: tuple[PowerCut, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there were cuts and every one passed."""
+        return bool(self.cuts) and all(cut.passed for cut in self.cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    """When the payload of an undisturbed run announced its plan and its receipt, in seconds from the saved state."""
+
+    plan: float
+    receipt: float
+
+
+def cut_power(request: TortureRequest, *, step: Step) -> TortureReport:
+    """Kill `request.kills` repairs and judge what a second run made of each.
+
+    Raises ImageError, ToolMissing, ToolFailed,
+    and VerifyFailed when not even an undisturbed run repairs the disk.
+    """
+    request.output.mkdir(parents=True, exist_ok=True)
+    moments = random.Random(request.seed)
+    settings = BootSettings(image=request.image, ntfsck=request.ntfsck, memory_mib=request.memory_mib)
+    (scenario,) = find_scenarios(["repair"])
+    step.note(f"seed {request.seed}")
+    cuts: list[PowerCut] = []
+    with state_folder() as state:
+        template = make_template(scenario, settings=settings, scratch=state)
+        rig = _Rig(state=state, template=template, direct=direct_kernel(request.image, state), request=request)
+        rig.save_state()
+        timing = rig.undisturbed()
+        step.note(f"undisturbed: plan after {timing.plan:.2f} s, receipt after {timing.receipt:.2f} s")
+        for number in range(1, request.kills + 1):
+            cut = rig.cut(number, moments.uniform(timing.plan - 0.1, timing.receipt + 0.2))
+            cuts.append(cut)
+            step.progress(number, request.kills, "power cuts")
+            if not cut.passed:
+                step.warn(f"power cut {number} after {cut.seconds:.2f} s (seed {request.seed}) left damage")
+        write_beside(request.output / "torture.txt", "\n".join(_lines(request.seed, cuts)) + "\n")
+    return TortureReport(seed=request.seed, cuts=tuple(cuts))
+
+
+def direct_kernel(image: Path, folder: Path) -> DirectKernel:
+    """The kernel, initramfs and arguments of the image's first menu entry, copied out of the ISO into `folder`.
+
+    Raises ImageError when the image has none.
+    """
+    iso = pycdlib.PyCdlib()
+    try:
+        iso.open(str(image))
+    except (PyCdlibException, OSError) as error:
+        raise ImageError(f"{image} cannot be read as an ISO: {error}") from error
+    try:
+        menu = _contents(iso, "/boot/grub/grub.cfg").decode("utf-8", "replace")
+        kernel, initrd = _LINUX.search(menu), _INITRD.search(menu)
+        if kernel is None or initrd is None:
+            raise ImageError(f"{image} has no menu entry that starts a kernel")
+        (folder / "vmlinuz").write_bytes(_contents(iso, kernel[1]))
+        (folder / "initrd.img").write_bytes(_contents(iso, initrd[1]))
+    except PyCdlibException as error:
+        raise ImageError(f"{image} lacks a file that its menu names: {error}") from error
+    finally:
+        iso.close()
+    return DirectKernel(kernel=folder / "vmlinuz", initrd=folder / "initrd.img", append=kernel[2].strip())
+
+
+class _Rig:
+    """The saved machine state and the disks that are run from it."""
+
+    def __init__(self, *, state: Path, template: Template, direct: DirectKernel, request: TortureRequest) -> None:
+        self._folder = state
+        self._template = template
+        self._request = request
+        self._saved = state / "saved.state"
+        self._disk = state / "disk.raw"
+        self._config = MachineConfig(
+            firmware=Firmware.BIOS,
+            disk=self._disk,
+            # NVMe and AHCI machines cannot all be saved; virtio can.
+            controller=Controller.VIRTIO,
+            uuid=random_nonce(),
+            serial_number="BL-TORTURE",
+            qmp_socket=state / "qmp",
+            serial_log=state / "serial.log",
+            direct=direct,
+            memory_mib=request.memory_mib,
+        )
+
+    def save_state(self) -> None:
+        """Boot until the payload has started, and save the machine before it has looked at the disk."""
+        copy_disk(self._template.disk, self._disk)
+        with self._machine(self._config) as machine:
+            if machine.wait_for_event(EventName.STARTED, limit=_RUN_LIMIT) is None:
+                raise VerifyFailed(f"the payload did not start within {_RUN_LIMIT} s:\n{machine.console[-2000:]}")
+            machine.command("stop")
+            read = _bytes_read(machine)
+            if read > _READ_BEFORE_START:
+                raise VerifyFailed(
+                    f"the guest had read {read} bytes of the disk before it was saved: its cache would hide changes"
+                )
+            machine.command("migrate", uri=f"exec:cat > {self._saved}")
+            deadline = time.monotonic() + _SAVE_LIMIT
+            while (status := machine.command("query-migrate").get("status")) != "completed":
+                if status in ("failed", "cancelled") or time.monotonic() > deadline:
+                    raise VerifyFailed(f"the machine's state could not be saved: {status}")
+                machine.watch(0.1)
+            machine.kill()
+        self._config = replace(self._config, incoming=self._saved)
+
+    def undisturbed(self) -> _Timing:
+        """One run to its end: it must repair the disk, and its times place the power cuts."""
+        copy_disk(self._template.disk, self._disk)
+        with self._machine(self._config) as machine:
+            verdict, offset = self._run_to_end(machine)
+            plan, receipt = machine.event(EventName.PLAN), machine.event(EventName.RECEIPT)
+        problems = self._judge()
+        if verdict != Verdict.REPAIRED.headline or problems[1] or plan is None or receipt is None:
+            raise VerifyFailed(
+                f"not even an undisturbed run repaired the disk: verdict {verdict}, "
+                + "; ".join(f"{found.path}: {found.seen}" for found in problems[1][:5])
+            )
+        return _Timing(plan=plan.seconds - offset, receipt=receipt.seconds - offset)
+
+    def cut(self, number: int, seconds: float) -> PowerCut:
+        """Run for `seconds` from the saved state, cut the power, run again to the end, judge."""
+        disk = copy_disk(self._template.disk, self._disk)
+        with self._machine(self._config) as machine:
+            _resume(machine)
+            machine.watch(seconds)
+            machine.kill()
+            phase = machine.events[-1].name if machine.events else "before any event"
+        kept = copy_disk(disk, self._folder / "cut.raw")
+        with self._machine(self._config) as machine:
+            verdict, _ = self._run_to_end(machine)
+        needed, problems = self._judge()
+        result = PowerCut(
+            number=number,
+            seconds=round(seconds, 3),
+            phase=phase,
+            second_verdict=verdict,
+            needed_repair=needed,
+            problems=problems,
+        )
+        if not result.passed:
+            self._keep_evidence(number, kept)
+        return result
+
+    def _run_to_end(self, machine: Machine) -> tuple[str, float]:
+        """(headline, when the run was let go) of a run that ends by keyboard."""
+        offset = _resume(machine)
+        event = machine.wait_for_event(EventName.RECEIPT, limit=_RUN_LIMIT)
+        if event is None:
+            return f"no receipt ({machine.ended or 'still running'})", offset
+        for _ in range(3):
+            machine.press("p")
+            machine.watch(5)
+            if machine.ended is not None:
+                break
+        machine.wait_for_end(limit=machine.seconds + 10)
+        receipt = event.data.get("receipt")
+        verdict = receipt.get("verdict") if isinstance(receipt, dict) else None
+        return Verdict(verdict).headline if verdict in list(Verdict) else f"verdict {verdict!r}", offset
+
+    def _judge(self) -> tuple[str, tuple[Difference, ...]]:
+        """(what ntfsck said before it repaired, problems by name and content afterwards)."""
+        assert self._template.seen is not None
+        disk = self._template.disk
+        volume = extract_partition(self._disk, disk.windows, self._folder / "judged.ntfs")
+        needed = check_volume(volume, ntfsck=self._request.ntfsck)
+        if needed:
+            left = repair_volume(volume, ntfsck=self._request.ntfsck)
+            if left:
+                return needed, (Difference(path="the volume", expected="ntfsck can repair it", seen=left),)
+        after = read_volume(volume, ntfsck=self._request.ntfsck)
+        return needed, compare_volume(disk.plan.tree, self._template.seen, after, metadata=False)
+
+    def _keep_evidence(self, number: int, cut: BrokenDisk) -> None:
+        for path in (cut.path, self._disk, self._config.serial_log):
+            if path.exists():
+                shutil.copyfile(path, self._request.output / f"cut{number}-{path.name}")
+
+    def _machine(self, config: MachineConfig) -> AbstractContextManager[Machine]:
+        config.serial_log.unlink(missing_ok=True)
+        config.qmp_socket.unlink(missing_ok=True)
+        return started(config, qemu_log=self._folder / "qemu.log")
+
+
+def _resume(machine: Machine) -> float:
+    """Wait until the saved state is loaded and runs; how many seconds that took."""
+    while machine.ended is None and machine.seconds < _RUN_LIMIT:
+        if machine.command("query-status")["status"] == "running":
+            break
+        machine.watch(0.02)
+    return machine.seconds
+
+
+def _bytes_read(machine: Machine) -> int:
+    return sum(block["stats"]["rd_bytes"] for block in machine.command("query-blockstats"))
+
+
+def _contents(iso: pycdlib.PyCdlib, path: str) -> bytes:
+    data = io.BytesIO()
+    kind = "rr_path" if iso.has_rock_ridge() else "joliet_path" if iso.has_joliet() else "udf_path"
+    iso.get_file_from_iso_fp(data, **{kind: path})
+    return data.getvalue()
+
+
+def _lines(seed: int, cuts: list[PowerCut]) -> Iterator[str]:
+    yield f"seed {seed}, {len(cuts)} power cuts, {sum(not cut.passed for cut in cuts)} failed"
+    for cut in cuts:
+        state = "passed" if cut.passed else "FAILED"
+        yield (
+            f"{state} {cut.number:4d} at {cut.seconds:7.3f} s after '{cut.phase}', second run {cut.second_verdict}"
+            + (f", ntfsck repaired: {' '.join(cut.needed_repair.split())[:200]}" if cut.needed_repair else "")
+        )
+        for problem in cut.problems:
+            yield f"         {problem.path}: expected {problem.expected}, seen {problem.seen}"
