@@ -112,20 +112,21 @@ class _Planned:
 
 
 def _shortened(name: str, tail: str) -> str:
-    """`name` with `tail` before its extension, at most 64 UTF-16 units, never half of a surrogate pair."""
-    if not tail and _units(name) <= _LONGEST_JOLIET:
+    """`name` with `tail` before its extension, short enough for Joliet."""
+    if not tail and _length(name) <= _LONGEST_JOLIET:
         return name
     base, dot, extension = name.rpartition(".")
-    if not base or _units(extension) > 16:
+    if not base or _length(extension) > 16:
         base, dot, extension = name, "", ""
     ending = f"{tail}{dot}{extension}"
-    while _units(base) + _units(ending) > _LONGEST_JOLIET:
+    while _length(base) + _length(ending) > _LONGEST_JOLIET:
         base = base[:-1]
     return base + ending
 
 
-def _units(text: str) -> int:
-    return len(text.encode("utf-16-le")) // 2
+def _length(text: str) -> int:
+    # Joliet counts UTF-16 units; pycdlib counts UTF-8 bytes, which are never fewer.
+    return len(text.encode("utf-8"))
 
 
 def _check_path(path: str) -> None:
