@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from functools import cached_property
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity, PayloadConfig
-from payload.environment import Medium, OpenVolume, Screen, Volume
+from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
+from payload.environment.linux_commands import NOT_FOUND, run_on_terminal
+from payload.environment.linux_console import LinuxScreen, SerialPort
+from payload.environment.linux_controllers import list_controllers
+from payload.environment.linux_disks import Disk, list_disks, wait_for_disks
+from payload.environment.linux_host import host_identity, is_uefi
+from payload.environment.linux_media import BootMedium, find_boot_medium, receipt_media
+from payload.environment.linux_ntfs import mounted_for_changes, mounted_to_look
 from payload.environment.linux_paths import LinuxPaths
+from payload.environment.linux_power import eject, is_own_machine, leave, set_boot_next
+from payload.environment.linux_volumes import SurveyedDisk, boot_medium, survey_disk, volumes_of
+from payload.environment.posix_files import PosixVolumeFiles
+
+_SHELL_GREETING = "\r\nA shell. Type exit to come back to Bluelift.\r\n"
+_NOT_OPENABLE = (VolumeState.RAID_MEMBER, VolumeState.LOCKED, VolumeState.NOT_WINDOWS)
 
 
 class LinuxEnvironment:
@@ -22,47 +36,107 @@ class LinuxEnvironment:
         """As in the receipt."""
         return "linux"
 
-    @property
-    def screen(self) -> Screen:
-        """The technician's screen, the first virtual terminal."""
-        raise NotImplementedError
+    @cached_property
+    def screen(self) -> LinuxScreen:
+        """The technician's screen: the first virtual terminal, else whatever the kernel's console is."""
+        if is_own_machine(self._paths):
+            # Later kernel messages would land in the middle of the verdict; only emergencies may.
+            with contextlib.suppress(OSError):
+                (self._paths.proc / "sys/kernel/printk").write_text("1")
+        return LinuxScreen([self._paths.dev / name for name in ("tty1", "console", "tty")])
 
     def emit(self, line: str) -> None:
         """One line to the serial port; lost where there is none."""
-        raise NotImplementedError
+        self._serial.emit(line)
 
     def host(self) -> HostIdentity:
         """Who this host is, from SMBIOS and the firmware's variables."""
-        raise NotImplementedError
+        return host_identity(self._paths)
 
     def wait_for_disks(self, limit: float) -> None:
-        """Return once the set of disks is stable; with no disk at all only after `limit` seconds."""
-        raise NotImplementedError
+        """Return once the set of disks is stable; with no fixed disk at all only after `limit` seconds."""
+        wait_for_disks(self._paths, limit)
+        self._forget()
 
     def disks(self) -> Sequence[DiskRecord]:
         """Every physical disk, also those that are left alone."""
-        raise NotImplementedError
+        return [surveyed.record for surveyed in self._surveyed]
 
     def controllers(self) -> Sequence[ControllerRecord]:
         """Every storage controller on the PCI bus."""
-        raise NotImplementedError
+        return list_controllers(self._paths)
 
     def volumes(self) -> Sequence[Volume]:
         """Every volume of every disk but the boot medium. Writes to none of them."""
-        raise NotImplementedError
+        return [volume for surveyed in self._surveyed for volume in volumes_of(surveyed)]
 
-    def open_volume(self, volume: Volume, *, for_changes: bool) -> AbstractContextManager[OpenVolume]:
-        """Mount an NTFS volume to look at it, or to change it. Raises VolumeNotOpened."""
-        raise NotImplementedError
+    @contextlib.contextmanager
+    def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
+        """Mount an NTFS volume to look at it, or to change it. Raises VolumeNotOpened.
 
-    def media(self, image_id: str) -> AbstractContextManager[Iterator[Medium]]:
-        """The boot medium, where it can be written, and sticks with a Bluelift folder."""
-        raise NotImplementedError
+        `notes` is complete only after the context has been left: closing adds to it.
+        """
+        if volume.state in _NOT_OPENABLE:
+            raise VolumeNotOpened(volume.state, volume.detail, volume.advice)
+        node = self._paths.dev / volume.id.replace("!", "/")
+        mounted = (
+            mounted_for_changes(self._paths, node, self._config.hibernated)
+            if for_changes
+            else mounted_to_look(self._paths, node)
+        )
+        with mounted as ntfs:
+            yield OpenVolume(volume=volume, files=PosixVolumeFiles(ntfs.root), writable=ntfs.writable, notes=ntfs.notes)
+
+    @contextlib.contextmanager
+    def media(self, image_id: str) -> Iterator[Iterator[Medium]]:
+        """The boot medium, where it can be written, and sticks with a Bluelift folder; mounted one after another."""
+        with contextlib.closing(receipt_media(self._paths, self._mountable, image_id)) as found:
+            yield (Medium(name=name, files=PosixVolumeFiles(root)) for name, root in found)
 
     def end(self, action: AfterRepair) -> None:
-        """Restart into Windows, power off, or do nothing."""
-        raise NotImplementedError
+        """Restart into Windows, power off, or do nothing. Does nothing on a machine that runs another system."""
+        if action is AfterRepair.STAY or not is_own_machine(self._paths):
+            return
+        self._serial.drain()
+        if action is AfterRepair.REBOOT:
+            next_is_windows = is_uefi(self._paths) and set_boot_next(self._paths)
+            if not next_is_windows and self._boot_medium.drive is not None:
+                eject(self._boot_medium.drive)
+        leave(self._paths, action)
 
     def shell(self) -> None:
         """A shell on the screen until the technician leaves it."""
-        raise NotImplementedError
+        terminal = self.screen.terminal
+        if terminal is None or not self._config.shell:
+            return
+        self.screen.write(_SHELL_GREETING)
+        ended = run_on_terminal(["setsid", "cttyhack", "sh"], terminal)
+        if ended.returncode == NOT_FOUND:
+            self.screen.write("\r\nThis image has no shell.\r\n")
+
+    @cached_property
+    def _serial(self) -> SerialPort:
+        return SerialPort(self._paths, self._config.serial)
+
+    @cached_property
+    def _disks(self) -> list[SurveyedDisk]:
+        """Every disk, before it is known which of them this image was started from."""
+        return [survey_disk(disk) for disk in list_disks(self._paths)]
+
+    @property
+    def _mountable(self) -> list[Disk]:
+        """The disks whose FAT volumes may be mounted: no member of a RAID, not even read-only."""
+        return [surveyed.disk for surveyed in self._disks if surveyed.raid is None]
+
+    @cached_property
+    def _boot_medium(self) -> BootMedium:
+        return find_boot_medium(self._paths, self._mountable, self._config.image_id)
+
+    @cached_property
+    def _surveyed(self) -> list[SurveyedDisk]:
+        boot = self._boot_medium.disks
+        return [boot_medium(surveyed) if surveyed.disk.name in boot else surveyed for surveyed in self._disks]
+
+    def _forget(self) -> None:
+        for name in ("_disks", "_boot_medium", "_surveyed"):
+            self.__dict__.pop(name, None)

@@ -1,7 +1,8 @@
-"""The one place in the payload that runs programs: argument lists, a time limit, output captured, never an exception."""
+"""The one place in the payload that runs programs: argument lists, a time limit, output captured, no exceptions."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -63,12 +64,17 @@ def run(argv: Sequence[str], *, time_limit: float) -> Completed:
 
 def run_on_terminal(argv: Sequence[str], terminal: int) -> Completed:
     """Run `argv` with the terminal (a file descriptor) as its input and output until it ends; no time limit."""
+    blocking = os.get_blocking(terminal)
     try:
+        # A shell reads its terminal as a file that waits; the flag belongs to the open file, not to the descriptor.
+        os.set_blocking(terminal, True)
         code = subprocess.run(
             list(argv), stdin=terminal, stdout=terminal, stderr=terminal, env=_environment(), check=False
         ).returncode
     except OSError as error:
         return Completed(argv=tuple(argv), returncode=NOT_FOUND, output=str(error))
+    finally:
+        os.set_blocking(terminal, blocking)
     return Completed(argv=tuple(argv), returncode=code, output="")
 
 
@@ -77,14 +83,10 @@ def _environment() -> dict[str, str]:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     # A program in an uninterruptible wait (a dying disk) outlives SIGKILL; do not wait for it.
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=1)
-    except subprocess.TimeoutExpired:
-        pass
     if process.stdout:
         process.stdout.close()

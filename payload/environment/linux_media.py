@@ -1,0 +1,156 @@
+"""The medium this image was started from, and the media on which a receipt can be left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from payload.contract import MEDIUM_FOLDER, MEDIUM_IDENTITY
+from payload.environment.linux_commands import run
+from payload.environment.linux_disks import Disk, optical_drives
+from payload.environment.linux_paths import LinuxPaths
+from payload.formats.volume_signature import HEAD_LENGTH, VolumeKind, identify
+
+_MOUNT_SECONDS = 30.0
+_IDENTITY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediumNode:
+    """A file system that a medium may be: its device node, the disk it is on (None for a CD), FAT or ISO 9660."""
+
+    node: Path
+    disk: Disk | None
+    writable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootMedium:
+    """What this image was started from: the names of its disks (usually one or none), or a CD drive."""
+
+    disks: frozenset[str]
+    drive: Path | None
+
+
+def medium_nodes(paths: LinuxPaths, disks: Iterable[Disk]) -> list[MediumNode]:
+    """Every FAT or ISO 9660 file system on these disks or in a CD drive; FAT first, since only that can be written."""
+    found = []
+    for disk in disks:
+        for node in (*(partition.node for partition in disk.partitions), disk.node):
+            kind = _kind(node)
+            if kind.is_fat or kind is VolumeKind.ISO9660:
+                found.append(MediumNode(node=node, disk=disk, writable=kind.is_fat and not disk.read_only))
+    found += [MediumNode(node=drive, disk=None, writable=False) for drive in optical_drives(paths) if _kind(drive) is VolumeKind.ISO9660]  # fmt: skip  # noqa: E501
+    return sorted(found, key=lambda medium: not medium.writable)
+
+
+def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: str) -> BootMedium:
+    """Look for this image's identity on these disks and in the CD drives, mounted read-only."""
+    disks, drive = set[str](), None
+    for medium in medium_nodes(paths, candidates):
+        if medium.disk is not None and medium.disk.name in disks:
+            continue
+        with mounted_medium(paths, medium, writable=False) as root:
+            if root is None or not _is_image(root, image_id):
+                continue
+            if medium.disk is None:
+                drive = drive or medium.node
+            else:
+                disks.add(medium.disk.name)
+    return BootMedium(disks=frozenset(disks), drive=drive)
+
+
+def receipt_media(
+    paths: LinuxPaths, candidates: Iterable[Disk], image_id: str
+) -> Generator[tuple[str, Path], None, None]:
+    """(name, root) of each medium for receipts: FAT with this image's identity, sticks with a Bluelift folder.
+
+    Each is mounted for writing while the generator stands on it, then synced and unmounted; close the generator.
+    """
+    for medium in medium_nodes(paths, candidates):
+        if not medium.writable or medium.disk is None:
+            continue
+        with mounted_medium(paths, medium, writable=False) as root:
+            boot = root is not None and _is_image(root, image_id)
+            wanted = boot or (root is not None and medium.disk.is_stick and has_folder(root))
+        if not wanted:
+            continue
+        with mounted_medium(paths, medium, writable=True) as root:
+            if root is not None:
+                yield ("boot medium" if boot else "stick") + f" {medium.node.name}", root
+
+
+@contextlib.contextmanager
+def mounted_medium(paths: LinuxPaths, medium: MediumNode, *, writable: bool) -> Iterator[Path | None]:
+    """The root of a medium while it is mounted; None where it cannot be mounted (as asked)."""
+    root = paths.mounts / f"medium-{medium.node.name}"
+    argv = mount_command(medium, root, writable=writable)
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        yield None
+        return
+    if not run(argv, time_limit=_MOUNT_SECONDS).ok:
+        yield None
+        return
+    try:
+        yield root
+    finally:
+        if writable:
+            _sync(root)
+        if run(["umount", str(root)], time_limit=_MOUNT_SECONDS).ok:
+            with contextlib.suppress(OSError):
+                root.rmdir()
+
+
+def mount_command(medium: MediumNode, root: Path, *, writable: bool) -> list[str]:
+    """How a medium is mounted. Of an ISO 9660 file system the kernel knows the case of names only with Rock Ridge."""
+    kind = "vfat" if medium.writable or _kind(medium.node).is_fat else "iso9660"
+    options = "rw,noatime,sync" if writable else "ro,noatime"
+    return ["mount", "-t", kind, "-o", options, str(medium.node), str(root)]
+
+
+def _sync(root: Path) -> None:
+    with contextlib.suppress(OSError):
+        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def has_folder(root: Path) -> bool:
+    """Whether a true directory called Bluelift, in any case, is in the root."""
+    return (folder := _child(root, MEDIUM_FOLDER)) is not None and folder.is_dir() and not folder.is_symlink()
+
+
+def _is_image(root: Path, image_id: str) -> bool:
+    folder = _child(root, MEDIUM_FOLDER)
+    identity = _child(folder, MEDIUM_IDENTITY) if folder else None
+    if identity is None:
+        return False
+    try:
+        with identity.open("rb") as stream:
+            data = json.loads(stream.read(_IDENTITY_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("image_id") == image_id
+
+
+def _child(directory: Path, name: str) -> Path | None:
+    try:
+        return next((entry for entry in sorted(directory.iterdir()) if entry.name.lower() == name.lower()), None)
+    except OSError:
+        return None
+
+
+def _kind(node: Path) -> VolumeKind:
+    try:
+        with node.open("rb") as stream:
+            return identify(stream.read(HEAD_LENGTH))
+    except OSError:
+        return VolumeKind.UNKNOWN

@@ -1,0 +1,171 @@
+"""Which volumes a disk holds and what state each is in, from what is on the disk. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from payload.contract import DiskRecord
+from payload.environment import Volume, VolumeState
+from payload.environment.linux_disks import Disk, PartitionNode
+from payload.environment.linux_ntfs import Condition, ntfs_label, ntfs_state
+from payload.formats.partition_table import (
+    BIOS_BOOT,
+    MBR_EXTENDED,
+    MICROSOFT_RESERVED,
+    PartitionTable,
+    PartitionTableError,
+    mbr_type,
+    read_partition_table,
+)
+from payload.formats.raid_metadata import RaidMetadata, find_raid_metadata
+from payload.formats.volume_signature import HEAD_LENGTH, VolumeKind, identify
+
+OK, UNREADABLE, BOOT_MEDIUM = "ok", "unreadable", "boot-medium"
+RAID_ADVICE = (
+    "Changing one disk of it alone would tear it apart, so this image leaves it alone. Use the WinPE image, which has "
+    "Windows's own drivers for it."
+)
+LOCKED_ADVICE = (
+    "Type no key here: unlocking BitLocker arrives in a later version. Use the WinPE image or Windows's recovery "
+    "environment with this volume's 48-digit recovery password."
+)
+LOST_TABLE_ADVICE = "Repair the partition table first, or use the WinPE image."
+READ_ERROR_ADVICE = "Check the disk and its cable. If it is failing, save its data before anything else."
+#: Containers for other partitions, and partitions that hold no file system.
+_NO_VOLUME = frozenset({MICROSOFT_RESERVED, BIOS_BOOT, *(mbr_type(kind) for kind in MBR_EXTENDED)})
+_LOCKED = Condition(state=VolumeState.LOCKED, detail="The volume is encrypted with BitLocker.", advice=LOCKED_ADVICE)
+#: What is neither NTFS nor a file system that Windows cannot be installed on.
+_CONDITIONS = {
+    VolumeKind.BITLOCKER: _LOCKED,
+    VolumeKind.BITLOCKER_TO_GO: _LOCKED,
+    VolumeKind.STORAGE_SPACES: Condition(
+        state=VolumeState.RAID_MEMBER, detail="It is a part of a Storage Spaces pool.", advice=RAID_ADVICE
+    ),
+    VolumeKind.REFS: Condition(
+        state=VolumeState.UNREADABLE,
+        detail="The volume is ReFS, which Linux cannot open.",
+        advice="If Windows is installed on it, use the WinPE image.",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyedDisk:
+    """A disk, whether it may be touched (`state` "ok") or why not, and the partition table on it."""
+
+    disk: Disk
+    state: str
+    detail: str = ""
+    table: PartitionTable | None = None
+    raid: RaidMetadata | None = None
+
+    @property
+    def record(self) -> DiskRecord:
+        """The disk as the receipt has it."""
+        return DiskRecord(
+            id=self.disk.name,
+            model=self.disk.model,
+            serial=self.disk.serial,
+            size=self.disk.size,
+            bus=self.disk.bus,
+            state=self.state,
+            detail=self.detail,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    node: PartitionNode
+    whole_disk: bool = False
+
+
+def boot_medium(surveyed: SurveyedDisk) -> SurveyedDisk:
+    """The same disk, known to be what this image was started from."""
+    return replace(surveyed, state=BOOT_MEDIUM, detail="This image was started from it.")
+
+
+def survey_disk(disk: Disk) -> SurveyedDisk:
+    """Read a disk's partition table and look for signs of RAID."""
+    table, detail = None, ""
+    try:
+        with disk.node.open("rb") as stream:
+            try:
+                table = read_partition_table(stream, disk.size, disk.sector_size)
+            except PartitionTableError as error:
+                detail = f"The partition table is damaged: {error}."
+            raid = find_raid_metadata(stream, disk.size, table)
+    except OSError as error:
+        return SurveyedDisk(disk=disk, state=UNREADABLE, detail=f"The disk cannot be read: {error.strerror or error}.")
+    if raid:
+        return SurveyedDisk(
+            disk=disk, state=raid.kind.value, detail=f"It is a part of {raid.kind.words}.", table=table, raid=raid
+        )
+    return SurveyedDisk(disk=disk, state=UNREADABLE if detail else OK, detail=detail, table=table)
+
+
+def volumes_of(surveyed: SurveyedDisk) -> Iterator[Volume]:
+    """Every volume of a disk; none of the boot medium's."""
+    if surveyed.state == BOOT_MEDIUM:
+        return
+    for place in _places(surveyed):
+        if surveyed.raid is not None:
+            yield _raid_member(surveyed, surveyed.raid, place)
+        elif (volume := _identified(surveyed, place)) is not None:
+            yield volume
+
+
+def _places(surveyed: SurveyedDisk) -> Iterator[_Place]:
+    disk = surveyed.disk
+    types = {partition.start: partition.type for partition in (surveyed.table.partitions if surveyed.table else ())}
+    for node in disk.partitions:
+        if types.get(node.start) not in _NO_VOLUME:
+            yield _Place(node=node)
+    if not disk.partitions:
+        whole = PartitionNode(name=disk.name, node=disk.node, number=0, start=0, size=disk.size)
+        yield _Place(node=whole, whole_disk=True)
+
+
+def _raid_member(surveyed: SurveyedDisk, raid: RaidMetadata, place: _Place) -> Volume:
+    return Volume(
+        id=place.node.name,
+        disk=surveyed.disk.name,
+        label="",
+        file_system="",
+        size=place.node.size,
+        state=VolumeState.RAID_MEMBER,
+        detail=f"The disk is a part of {raid.kind.words}.",
+        advice=RAID_ADVICE,
+    )
+
+
+def _identified(surveyed: SurveyedDisk, place: _Place) -> Volume | None:
+    """The volume at a place; None for a whole disk that has neither partitions nor a file system."""
+    node, disk = place.node, surveyed.disk
+    try:
+        with node.node.open("rb") as stream:
+            kind = identify(stream.read(HEAD_LENGTH))
+    except OSError as error:
+        detail = f"The volume cannot be read: {error.strerror or error}."
+        return _volume(disk, node, "", Condition(state=VolumeState.UNREADABLE, detail=detail, advice=READ_ERROR_ADVICE))
+    if place.whole_disk and kind in (VolumeKind.EMPTY, VolumeKind.UNKNOWN):
+        if surveyed.state == OK:
+            return None
+        lost = Condition(state=VolumeState.UNREADABLE, detail=surveyed.detail, advice=LOST_TABLE_ADVICE)
+        return _volume(disk, node, "", lost)
+    if kind is VolumeKind.NTFS:
+        return _volume(disk, node, kind.value, ntfs_state(node.node), ntfs_label(node.node))
+    return _volume(disk, node, kind.value, _CONDITIONS.get(kind, Condition(state=VolumeState.NOT_WINDOWS)))
+
+
+def _volume(disk: Disk, node: PartitionNode, file_system: str, condition: Condition, label: str = "") -> Volume:
+    return Volume(
+        id=node.name,
+        disk=disk.name,
+        label=label,
+        file_system=file_system,
+        size=node.size,
+        state=condition.state,
+        detail=condition.detail,
+        advice=condition.advice,
+    )
