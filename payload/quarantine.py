@@ -86,6 +86,8 @@ def apply(files: VolumeFiles, plan: QuarantinePlan) -> RunResult:
     records = []
     for decision, entry in zip(plan.decisions, plan.journal.entries, strict=True):
         outcome, detail = _act(files, entry)
+        if outcome is FileOutcome.LEFT:
+            outcome, detail = FileOutcome.FAILED, f"it changed while it was being looked at ({detail})"
         detail = detail or decision.reason
         records.append(file_record(decision, outcome, quarantined_as=_kept_as(entry, outcome), detail=detail))
     return RunResult(run=run, records=tuple(records), notes=plan.notes)
