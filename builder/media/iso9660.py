@@ -158,7 +158,7 @@ class IsoImage:
         primary: VolumeDescriptor | None = None
         for number in range(_MOST_DESCRIPTORS):
             at = DESCRIPTORS_AT + number * SECTOR
-            if at + SECTOR > self.size and primary is not None:
+            if number and at + SECTOR > self.size:
                 break
             sector = self._first_sector() if number == 0 else self.read(at, SECTOR, "a volume descriptor")
             kind, identifier = sector[0], sector[1:6]
