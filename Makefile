@@ -23,14 +23,14 @@ iso: $(VENV)/.project ## Build dist/bluelift-linux.iso; does all of its set-up, 
 	@$(BIN)/bluelift build $(PROFILE) -o $(OUT) $(BUILD_OPTIONS)
 
 test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs what they need through apt
-	@echo "[3/6] lint (ruff)"
+	@echo "[1/3] lint (ruff)"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@echo "[4/6] types (mypy, strict)"
+	@echo "[2/3] types (mypy, strict)"
 	@$(BIN)/mypy
-	@echo "[5/6] tests, and at least 95% of payload/ covered"
+	@echo "[3/3] tests, and at least 95% of payload/ covered"
 	@$(BIN)/pytest --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
-	@echo "[6/6] done: lint, types, tests and coverage are fine"
+	@echo "done: lint, types, tests and coverage are fine"
 	@echo
 	@echo "What to do next:"
 	@echo "  make iso        builds dist/bluelift-linux.iso"
@@ -71,7 +71,7 @@ clean: ## Remove the virtual environment and everything that was built (the cach
 # --- set-up; each stamp is renewed when what it depends on is newer -------------------------------------------------
 
 $(VENV)/.requirements: .ci/requirements.txt .ci/make-venv
-	@echo "[1/6] private virtual environment in $(VENV), with pinned packages"
+	@echo "set-up: private virtual environment in $(VENV) with pinned packages (once, about half a minute)"
 	@PYTHON="$(PYTHON)" .ci/make-venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .ci/requirements.txt
 	@touch $@
@@ -81,6 +81,6 @@ $(VENV)/.project: pyproject.toml $(VENV)/.requirements
 	@touch $@
 
 $(VENV)/.system: .ci/system-packages $(VENV)/.requirements
-	@echo "[2/6] packages of the system that the tests need"
+	@echo "set-up: packages of the system that the tests need (once)"
 	@.ci/system-packages
 	@touch $@

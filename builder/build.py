@@ -16,7 +16,7 @@ from pathlib import Path
 
 from builder import RELEASE_EPOCH, __version__, resources
 from builder.cache import Cache, Entry, Missed, storage_errors
-from builder.console import Console, SilentStep, Step, size_text
+from builder.console import Console, Step, size_text
 from builder.errors import OutputError
 from builder.packages import Resolution, pins, resolution, stored_resolution
 from builder.plan import Facts, Plan, PlannedStep, epoch_from, make_plan
@@ -71,7 +71,7 @@ def build(profile: Profile, options: BuildOptions, console: Console) -> Built:
     _prepare_output(options.output)
     cache = Cache(options.cache)
     console.expect(_STEPS)
-    with storage_errors(options.cache), cache.locked(SilentStep()):
+    with storage_errors(options.cache), cache.locked(console.notice):
         found = _resolve(profile, options, cache, console)
         plan = make_plan(profile, gather_facts(found))
         with _Work(

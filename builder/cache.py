@@ -16,12 +16,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.console import Step
 from builder.errors import BuilderError, OutputError, UsageError
 from payload.formats.records import RecordError, from_json, to_json
 
@@ -131,14 +130,14 @@ class Cache:
         self._prune(step, keep=content_id)
 
     @contextmanager
-    def locked(self, step: Step) -> Iterator[None]:
-        """Hold the cache for writing; makes and tags the folder. Waits, and says so, while another build holds it."""
+    def locked(self, notice: Callable[[str], None]) -> Iterator[None]:
+        """Hold the cache for writing; makes and tags the folder. Waits while another build holds it, and says so."""
         self._make()
         with (self.folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                step.note(f"another bluelift uses the cache {self.folder}; waiting for it to finish")
+                notice(f"another bluelift uses the cache {self.folder}; waiting for it to finish")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             self._sweep()
             yield
@@ -205,7 +204,7 @@ class Cache:
 
     def _sweep(self) -> None:
         # We hold the lock: whatever is still staged belongs to a build that was killed.
-        for path in (self.folder / "objects").glob("staged-*"):
+        for path in (*(self.folder / "objects").glob("staged-*"), *(self.folder / "work").glob("*")):
             shutil.rmtree(path, ignore_errors=True)
 
     def _why(self, step: str, recipe: Mapping[str, str]) -> str:

@@ -88,6 +88,10 @@ class Console(Protocol):
         """A step that needs no work."""
         ...
 
+    def notice(self, text: str) -> None:
+        """Something worth knowing between steps."""
+        ...
+
     def say(self, text: str) -> None:
         """A line of the result."""
         ...
@@ -186,6 +190,9 @@ class PlainConsole:
     def skipped(self, title: str, why: str) -> None:
         _line(self._err, f"{self._label(title)}: {why}")
 
+    def notice(self, text: str) -> None:
+        _line(self._err, text)
+
     def say(self, text: str) -> None:
         _line(self._out, text)
 
@@ -250,6 +257,9 @@ class JsonConsole:
 
     def skipped(self, title: str, why: str) -> None:
         self._emit("step-skipped", step=title, why=why)
+
+    def notice(self, text: str) -> None:
+        self._emit("notice", text=text)
 
     def say(self, text: str) -> None:
         self._emit("text", text=text)

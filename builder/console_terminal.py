@@ -69,6 +69,9 @@ class TerminalConsole:
     def skipped(self, title: str, why: str) -> None:
         self._ended("[cyan]ready[/cyan] ", self._label(title), why)
 
+    def notice(self, text: str) -> None:
+        self._err.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+
     def say(self, text: str) -> None:
         self._out.print(escape(text))
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from builder.base.packages import LinuxBaseSettings
 from builder.base.tools_debs import ntfsck_command
 from builder.cache import Cache, default_folder, storage_errors
-from builder.console import Console, SilentStep, Summary, Table
+from builder.console import Console, Summary, Table
 from builder.errors import UsageError, VerifyFailed
 from builder.verify.firmware import Firmware
 from builder.verify.prove import VerifyRequest, check_image, verify_image
@@ -69,7 +69,7 @@ def _ntfsck(arguments: argparse.Namespace, console: Console) -> tuple[str, ...]:
         mirror=arguments.mirror, security_mirror=arguments.security_mirror, keyring=arguments.keyring
     )
     with console.step("ntfsck, the independent judge") as step:
-        with storage_errors(cache.folder), cache.locked(SilentStep()):
+        with storage_errors(cache.folder), cache.locked(console.notice):
             return ntfsck_command(
                 workspace=cache.area("tools"), settings=settings, offline=arguments.offline, step=step
             )

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from subprocess import Popen
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import ToolFailed
 from builder.run import command_line, running
 from builder.verify.qemu import QEMU_REASON, MachineConfig, machine_argv
 from builder.verify.qmp import QmpClient, QmpClosed, QmpError
 from payload.contract import EVENT_PREFIX, EventName
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 _TICK = 0.05
 _START_LIMIT = 30

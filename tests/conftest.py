@@ -1,0 +1,46 @@
+"""What all tests share: unit tests start no programs, and one default image is built for the tests that need one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder import profile
+from builder.build import BuildOptions, Built, build
+from builder.cache import default_folder
+from builder.console import PlainConsole
+
+_UNIT = Path(__file__).parent / "unit"
+
+
+class ProgramStarted(AssertionError):
+    """A unit test started a program."""
+
+
+@pytest.fixture(autouse=True)
+def _no_programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tests/unit, starting a program is a failure, unless the test is marked `programs`."""
+    if _UNIT not in request.path.parents or request.node.get_closest_marker("programs"):
+        return
+
+    def refuse(argv: object, *_: object, **__: object) -> None:
+        raise ProgramStarted(f"a unit test started {argv}; mark it with pytest.mark.programs, or make it pure")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+@pytest.fixture(scope="session")
+def default_build(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The default image, built once for all tests, through the user's own cache: CI downloads once."""
+    import sys
+
+    options = BuildOptions(output=tmp_path_factory.mktemp("dist"), cache=default_folder())
+    return build(profile.load(profile.find(None)), options, PlainConsole(out=sys.stdout, err=sys.stderr))
+
+
+@pytest.fixture(scope="session")
+def default_image(default_build: Built) -> Path:
+    """The default image's ISO."""
+    return default_build.image
