@@ -110,7 +110,7 @@ class LinuxEnvironment:
         if terminal is None or not self._config.shell:
             return
         self.screen.write(_SHELL_GREETING)
-        ended = run_on_terminal(["setsid", "cttyhack", "sh"], terminal)
+        ended = run_on_terminal(["setsid", "-c", "sh"], terminal)
         if ended.returncode == NOT_FOUND:
             self.screen.write("\r\nThis image has no shell.\r\n")
 
