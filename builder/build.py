@@ -328,7 +328,14 @@ def _grub_config(profile: Profile, image_id: str) -> bytes:
     # GRUB expands $ and " even inside a title; a technician's screen shows the organisation, GRUB only our name.
     return render(
         "linux/grub.cfg.j2",
-        {"image_id": image_id, "timeout": 3, "title": "Bluelift", "kernel_arguments": "", "serial": profile.serial},
+        {
+            "image_id": image_id,
+            "timeout": 3,
+            "title": "Bluelift",
+            "kernel_arguments": "",
+            "serial": profile.serial,
+            "shell": profile.shell,
+        },
     )
 
 

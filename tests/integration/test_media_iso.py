@@ -113,15 +113,19 @@ def test_7z_extracts_every_file(iso: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("isoinfo"), reason="isoinfo (package genisoimage) is not installed")
 def test_isoinfo_reads_all_three_trees(iso: Path) -> None:
-    about = subprocess.run(["isoinfo", "-d", "-i", str(iso)], capture_output=True, text=True, timeout=60).stdout
+    about = subprocess.run(
+        ["isoinfo", "-d", "-i", str(iso)], capture_output=True, encoding="latin-1", timeout=60
+    ).stdout
     assert "Volume id: BLUELIFT" in about and "Joliet with UCS level 3 found" in about
     assert "Rock Ridge signatures version 1 found" in about and "Bootid 88 (bootable)" in about
     for option in ("-R", "-J"):
         names = subprocess.run(
-            ["isoinfo", option, "-f", "-i", str(iso)], capture_output=True, text=True, timeout=60
+            ["isoinfo", option, "-f", "-i", str(iso)], capture_output=True, encoding="latin-1", timeout=60
         ).stdout
         assert "/Bluelift/initrd.img" in names.splitlines()
-    plain = subprocess.run(["isoinfo", "-f", "-i", str(iso)], capture_output=True, text=True, timeout=60).stdout
+    plain = subprocess.run(
+        ["isoinfo", "-f", "-i", str(iso)], capture_output=True, encoding="latin-1", timeout=60
+    ).stdout
     assert "/BLUELIFT/INITRD.IMG;1" in plain.splitlines()
 
 

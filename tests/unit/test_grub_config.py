@@ -12,7 +12,14 @@ import pytest
 from builder.media.layout import INITRD, KERNEL, marker
 from builder.render import render
 
-VALUES: dict[str, object] = {"image_id": "0f3a", "timeout": 3, "kernel_arguments": "disk_wait=5", "title": "Bluelift"}
+VALUES: dict[str, object] = {
+    "image_id": "0f3a",
+    "timeout": 3,
+    "kernel_arguments": "disk_wait=5",
+    "title": "Bluelift",
+    "serial": "ttyS0",
+    "shell": True,
+}
 
 
 def config(**other: object) -> str:
@@ -35,6 +42,16 @@ def test_every_entry_boots_the_kernel_that_the_layout_puts_there() -> None:
 def test_the_medium_is_found_by_this_images_own_id() -> None:
     assert f"search --no-floppy --set=root --file /{marker('0f3a')}" in config()
     assert "/dev/" not in config() and "(cd0)" not in config()
+
+
+def test_the_serial_port_is_the_profiles() -> None:
+    assert "serial --unit=1 " in config(serial="ttyS1") and "console=ttyS1,115200" in config(serial="ttyS1")
+    assert "ttyS" not in config(serial="") and "serial" not in config(serial="").replace("serial line", "")
+
+
+def test_without_a_shell_the_menu_offers_none() -> None:
+    assert "shell" not in config(shell=False)
+    assert config(shell=False).count("menuentry ") == 2
 
 
 def test_a_title_cannot_end_its_quotes() -> None:
