@@ -38,7 +38,8 @@ class FullScreen:
         self._title = title
         self._host = ""
         self._steps: list[str] = []
-        self._settled = False
+        self._final: VerdictScreen | None = None
+        self._drawn: tuple[int, int] | None = None
 
     def step(self, text: str) -> None:
         """Adds a line to the progress screen."""
@@ -51,17 +52,23 @@ class FullScreen:
         self._progress()
 
     def verdict(self, screen: VerdictScreen) -> None:
-        """The final screen; only its first drawing clears what was there, so that a countdown does not flicker."""
-        start = HOME if self._settled else CLEAR
-        self._settled = True
-        self._show(
-            start,
-            render_verdict(screen, columns=self._screen.columns, lines=self._screen.lines, colour=self._screen.colour),
-        )
+        """The final screen."""
+        self._final = screen
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Draws the final screen again. It is cleared only for its first drawing and when the screen's size changed, so
+        that a countdown does not flicker."""
+        size = (self._screen.columns, self._screen.lines)
+        start = HOME if self._drawn == size else CLEAR
+        self._drawn = size
+        if self._final is not None:
+            text = render_verdict(self._final, columns=size[0], lines=size[1], colour=self._screen.colour)
+            self._show(start, text)
 
     def redraw(self) -> None:
-        """The next verdict clears the screen first (after a shell wrote on it)."""
-        self._settled = False
+        """The next drawing clears the screen first (after a shell wrote on it)."""
+        self._drawn = None
 
     def _progress(self) -> None:
         progress = ProgressScreen(title=self._title, host=self._host, steps=tuple(self._steps))

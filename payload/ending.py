@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from payload.environment import Environment
 from payload.receipt import verdict_screen
 
 _WORDS = {AfterRepair.REBOOT: "Restarting", AfterRepair.POWER_OFF: "Powering off"}
+_KEYS = {"r": AfterRepair.REBOOT, "p": AfterRepair.POWER_OFF}
 #: How long one look at the keyboard lasts while the screen stays, in seconds.
 _POLL = 5.0
 
@@ -45,56 +47,68 @@ class FinalScreen:
     receipt: Receipt
     chosen: Callable[[AfterRepair], None]
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
-    def run(self, action: AfterRepair, *, wait_forever: bool = True) -> None:
+    def run(self, action: AfterRepair) -> None:
         """Show the verdict; count down to `action` unless a key stops it; then R, P and S work until R or P."""
         key = None
-        if action is not AfterRepair.STAY:
+        if action is AfterRepair.STAY:
+            self._show("")
+        else:
             key = self._count_down(action)
-            if key is None:
-                self._end(action)
+            if key is not None:
+                self._show("Stopped. This screen stays until you press one of the keys below.")
+            elif self._end(action):
                 return
-        self._menu(key, wait_forever)
+        self._menu(key)
 
     def _count_down(self, action: AfterRepair) -> str | None:
         """The key that stopped the countdown; None when it ran out."""
         deadline = self.clock() + self.config.ending.countdown
         while (left := deadline - self.clock()) > 0:
-            seconds = int(left) + (left > int(left))
-            self._show(f"{_WORDS[action]} in {seconds} s - press any key to stop")
-            key = self.environment.screen.key(min(left, 1.0))
+            self._show(f"{_WORDS[action]} in {math.ceil(left)} s - press any key to stop")
+            key = self._wait_for_key(min(left, 1.0))
             if key is not None:
                 return key
-        self._show(f"{_WORDS[action]} now")
         return None
 
-    def _menu(self, key: str | None, wait_forever: bool) -> None:
-        self._show("")
+    def _menu(self, key: str | None) -> None:
+        """Obey R, P and S until the machine ends. Drawn anew at every look, over whatever else wrote on the screen."""
         while True:
-            if key == "r":
-                return self._end(AfterRepair.REBOOT)
-            if key == "p":
-                return self._end(AfterRepair.POWER_OFF)
+            if key in _KEYS and self._end(_KEYS[key]):
+                return
             if key == "s" and self.config.shell:
-                self.environment.shell()
-                self.display.redraw()
-                self._show("")
-            elif key is None and not wait_forever:
-                return None
-            key = self._wait_for_key()
+                self._shell()
+            self.display.refresh()
+            key = self._wait_for_key(_POLL)
 
-    def _wait_for_key(self) -> str | None:
-        """A key within the poll time. Without a keyboard `key` may return at once, so the poll is kept here too."""
+    def _wait_for_key(self, seconds: float) -> str | None:
+        """A key pressed within `seconds`. Without a keyboard `key` may return at once, so the time is kept here too."""
         started = self.clock()
-        key = self.environment.screen.key(_POLL)
-        if key is None and self.clock() - started < _POLL / 2:
-            time.sleep(_POLL - (self.clock() - started))
+        key = self.environment.screen.key(seconds)
+        if key is None and (left := seconds - (self.clock() - started)) > 0:
+            self.sleep(left)
         return key
 
-    def _end(self, action: AfterRepair) -> None:
+    def _shell(self) -> None:
+        problem = ""
+        try:
+            self.environment.shell()
+        except Exception:  # a missing shell must not end the payload
+            problem = "No shell could be started."
+        self.display.redraw()
+        self._show(problem)
+
+    def _end(self, action: AfterRepair) -> bool:
+        """Restart or power off; False, and a line on the screen, where that does not work."""
         self._show(f"{_WORDS[action]} now")
         self.chosen(action)
-        self.environment.end(action)
+        try:
+            self.environment.end(action)
+        except Exception:  # the technician still has the machine's own button
+            self._show("This machine could not be restarted or powered off: hold its power button.")
+            return False
+        return True
 
     def _show(self, countdown: str) -> None:
         self.display.verdict(

@@ -1,0 +1,74 @@
+"""Mounted folders as volumes, and a text stream as the screen."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from payload.contract import AfterRepair, HostIdentity
+from payload.environment import Environment, VolumeState
+from payload.environment.directory import DirectoryEnvironment, TerminalScreen
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal of unknown size."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_every_folder_is_a_volume(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "x.txt").write_bytes(b"x")
+    environment: Environment = DirectoryEnvironment([tmp_path / "a", tmp_path / "b"], stream=io.StringIO())
+    volumes = environment.volumes()
+    assert [volume.id for volume in volumes] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert all(volume.state is VolumeState.READY and volume.size > 0 for volume in volumes)
+    for for_changes in (False, True):
+        with environment.open_volume(volumes[0], for_changes=for_changes) as opened:
+            assert opened.writable is for_changes
+            assert [entry.name for entry in opened.files.listing(())] == ["x.txt"]
+
+
+def test_a_folder_that_has_gone_is_still_a_volume(tmp_path: Path) -> None:
+    (volume,) = DirectoryEnvironment([tmp_path / "gone"], stream=io.StringIO()).volumes()
+    assert volume.size == 0
+
+
+def test_the_machine_is_not_its_own() -> None:
+    stream = io.StringIO()
+    environment = DirectoryEnvironment([], stream=stream)
+    assert environment.name == "directory"
+    assert environment.host() == HostIdentity()
+    assert list(environment.disks()) == list(environment.controllers()) == []
+    environment.wait_for_disks(30)
+    environment.emit("line")
+    environment.end(AfterRepair.REBOOT)
+    environment.shell()
+    with environment.media("image") as media:
+        assert list(media) == []
+    assert stream.getvalue() == ""
+
+
+def test_a_pipe_has_no_colours_and_no_keys() -> None:
+    stream = io.StringIO()
+    screen = TerminalScreen(stream)
+    screen.write("text")
+    assert (screen.colour, screen.columns, screen.key(1.0), stream.getvalue()) == (False, 100, None, "text")
+    assert screen.lines > 100
+
+
+@pytest.mark.parametrize(("variables", "colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_terminal_has_colours_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], colour: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    screen = TerminalScreen(Terminal())
+    assert screen.colour is colour
+    assert screen.columns == 80
