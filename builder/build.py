@@ -227,6 +227,7 @@ class _Work:
             payload=dict(resources.payload_files()),
             init=render("linux/init.j2", {"version": __version__, "arguments": "--config /bluelift/config.json"}),
             config=json_bytes(to_json(config)),
+            base=self.initramfs.path("base.img").read_bytes(),
             epoch=self.plan.epoch,
         )
         (into / "payload.img").write_bytes(segment)

@@ -22,7 +22,8 @@ def kernel_version(root: Path) -> str:
 
 def python_folder(root: Path) -> Path:
     """The standard library of the one Python unpacked at `root` (`usr/lib/python3.13`)."""
-    folders = [folder for folder in sorted((root / "usr/lib").glob("python3.*")) if (folder / "os.py").is_file()]
+    candidates = sorted((root / "usr/lib").glob("python3.*"))
+    folders = [folder for folder in candidates if any((folder / name).is_file() for name in ("os.py", "os.pyc"))]
     if len(folders) != 1:
         found = ", ".join(folder.name for folder in folders) or "none"
         raise BaseMediaError(f"expected one Python in {root / 'usr/lib'}, found {found}", hint=_START_AGAIN)

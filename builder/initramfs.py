@@ -12,19 +12,20 @@ import hashlib
 import json
 import lzma
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import cpio, drivers
 from builder.console import Step
-from builder.debian_root import find_library, kernel_version, merged, own_loader, python_folder
+from builder.debian_root import find_library, kernel_version, merged, python_folder
 from builder.elf import ElfError, dependencies, is_elf
 from builder.errors import BaseMediaError, ImageError
 from builder.kernel_modules import KernelModule, ModuleTree, modules_alias, modules_dep, modules_softdep
-from builder.python_bytecode import cache_name, compile_python
-from builder.run import run
+from builder.python_bytecode import cache_name, compile_python, run_python
 
 #: Programs in the image; what they are linked to comes by itself.
 PROGRAMS = (
@@ -71,13 +72,11 @@ def base_segment(root: Path, *, epoch: int, step: Step) -> bytes:
     return b"".join(parts)
 
 
-def payload_segment(
-    *, payload: Mapping[str, bytes], init: bytes, config: bytes, epoch: int, root: Path | None = None
-) -> bytes:
-    """The project's part, to follow `base_segment`: the payload's files (paths below `payload/`), init, config.
+def payload_segment(*, payload: Mapping[str, bytes], init: bytes, config: bytes, base: bytes, epoch: int) -> bytes:
+    """The project's part, to follow `base` (base_segment's): the payload's files, named below `payload/`, init, config.
 
-    With the unpacked packages at `root`, each Python file's compiled form lies beside it, which only makes it start
-    sooner.
+    Python files get their compiled form beside them, made by the Python in `base`. Raises BaseMediaError when the
+    payload imports what that Python does not have.
     """
     tree = cpio.Tree()
     tree.file("init", init, mode=0o755)
@@ -85,11 +84,30 @@ def payload_segment(
     files = {f"{PAYLOAD_FOLDER}/payload/{name}": data for name, data in payload.items()}
     for name, data in sorted(files.items()):
         tree.file(name, data)
-    if root is not None:
-        sources = {name: data for name, data in files.items() if name.endswith(".py")}
-        for name, data in compile_python(root, sources).items():
-            tree.file(cache_name(root, name), data)
+    sources = {name: data for name, data in files.items() if name.endswith(".py")}
+    if sources:
+        with image_root(base) as root:
+            check_imports(root, sources)
+            for name, data in compile_python(root, sources).items():
+                tree.file(cache_name(root, name), data)
     return _compressed(tree.pack(epoch=epoch))
+
+
+@contextmanager
+def image_root(base: bytes) -> Iterator[Path]:
+    """The programs of `base` (base_segment's) in a temporary folder, so that its Python can be run here and now."""
+    with tempfile.TemporaryDirectory(prefix="bluelift-image-") as scratch:
+        root = Path(scratch)
+        for entry in cpio.unpack(next(_archives(base))):
+            path = root / entry.name
+            if not entry.name.startswith("usr/"):
+                continue
+            if stat.S_ISDIR(entry.mode):
+                path.mkdir(parents=True, exist_ok=True)
+            elif stat.S_ISREG(entry.mode):
+                path.write_bytes(entry.data)
+                path.chmod(stat.S_IMODE(entry.mode))
+        yield root
 
 
 def list_initramfs(data: bytes) -> list[InitramfsEntry]:
@@ -203,25 +221,17 @@ def _module_tables(modules: list[KernelModule]) -> dict[str, str]:
 # --- what the payload imports --------------------------------------------------------------------------------------
 
 
-def check_imports(root: Path, payload: Mapping[str, bytes]) -> None:
-    """Whether everything the payload imports can be imported in the image. Raises BaseMediaError listing what cannot.
+def check_imports(root: Path, sources: Mapping[str, bytes]) -> None:
+    """Whether everything the payload's Python files import can be imported by the image's own Python at `root`.
 
-    The image's own Python tries it, here and now, with what is left out of the image hidden from it.
+    It tries, here and now. Raises BaseMediaError listing what cannot be imported, and where it is wanted.
     """
     users: dict[str, str] = {}
-    for where, source in sorted(payload.items()):
-        if where.endswith(".py"):
-            for name in _imported(source, where):
-                users.setdefault(name, where)
-    hidden = [name.removesuffix(".py") for name in _LEFT_OUT]
-    argv = [*own_loader(root), str(root / "usr/bin" / python_folder(root).name), "-s", "-S", "-P", "-B", "-c"]
-    tried = run(
-        [*argv, _TRY_IMPORTS, json.dumps(hidden), *sorted(users)],
-        reason="see whether the payload's imports are in the image",
-        time_limit=60,
-        env={"PYTHONHOME": str(root / "usr")},
-    )
-    refused = [f"{name} in {users[name]} ({why})" for name, why in json.loads(tried.text).items()]
+    for where, source in sorted(sources.items()):
+        for name in _imported(source, where):
+            users.setdefault(name, where)
+    tried = run_python(root, _TRY_IMPORTS, *sorted(users), reason="see whether the payload's imports are in the image")
+    refused = [f"{name} in {users[name]} ({why})" for name, why in json.loads(tried).items()]
     if refused:
         raise BaseMediaError(
             f"the payload imports what the image's Python does not have: {', '.join(refused)}",
@@ -241,13 +251,8 @@ def _imported(source: bytes, where: str) -> set[str]:
 
 _TRY_IMPORTS = """
 import json, sys
-hidden, refused = set(json.loads(sys.argv[1])), {}
-class Gate:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in hidden:
-            raise ModuleNotFoundError('it is left out of the image')
-sys.meta_path.insert(0, Gate())
-for name in sys.argv[2:]:
+refused = {}
+for name in sys.argv[1:]:
     try:
         __import__(name)
     except ImportError as error:

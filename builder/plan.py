@@ -21,7 +21,8 @@ from payload.formats.records import to_json
 _EARLIEST, _LATEST = 315_532_800, 4_102_444_799
 
 _BASE = ("base/*.py", "debian_root.py")
-_INITRAMFS = ("initramfs.py", "cpio.py", "drivers.py", "elf.py", "kernel_modules.py", "debian_root.py")
+_INITRAMFS = ("initramfs.py", "cpio.py", "drivers.py", "elf.py", "kernel_modules.py", "debian_root.py",
+              "python_bytecode.py")  # fmt: skip
 #: The builder's modules that each step's bytes depend on, as patterns below builder/. A test compares this with what
 #: the modules import.
 SOURCES: Mapping[str, tuple[str, ...]] = {
@@ -106,8 +107,8 @@ def make_plan(profile: Profile, facts: Facts) -> Plan:
     made_of = {"boot-files": boot_files, "bios-boot-image": bios, "base-initramfs": initramfs}
     image_id = maker.identity("image", made_of, {**_content(profile, facts), "source": _all_sources(facts)})
     payload = maker.step(
-        "payload-segment", "payload and configuration", {}, extra={**_content(profile, facts), "image": image_id or ""},
-        known=image_id is not None,
+        "payload-segment", "payload and configuration", {"base-initramfs": initramfs},
+        extra={**_content(profile, facts), "image": image_id or ""}, known=image_id is not None,
     )  # fmt: skip
     iso = maker.step(
         "iso", "ISO image", {**made_of, "payload-segment": payload},

@@ -43,12 +43,17 @@ def compile_python(root: Path, sources: Mapping[str, bytes]) -> dict[str, bytes]
             source, compiled = folder / f"{number}.py", folder / f"{number}.pyc"
             source.write_bytes(sources[name])
             jobs.append((str(source), str(compiled), f"/{name}"))
-        python = root / "usr/bin" / python_folder(root).name
-        run(
-            [*own_loader(root), str(python), "-s", "-S", "-P", "-B", "-c", _COMPILE],
-            reason="compile the image's Python files",
-            time_limit=120,
-            stdin=json.dumps(jobs).encode(),
-            env={"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0"},
-        )
+        run_python(root, _COMPILE, reason="compile the image's Python files", stdin=json.dumps(jobs).encode())
         return {name: (folder / f"{number}.pyc").read_bytes() for number, name in enumerate(names)}
+
+
+def run_python(root: Path, script: str, *arguments: str, reason: str, stdin: bytes | None = None) -> str:
+    """What `script` prints, run by the Python at `root` with the library at `root`, whatever this machine has."""
+    python = root / "usr/bin" / python_folder(root).name
+    return run(
+        [*own_loader(root), str(python), "-s", "-S", "-P", "-B", "-c", script, *arguments],
+        reason=reason,
+        time_limit=120,
+        stdin=stdin,
+        env={"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0"},
+    ).text
