@@ -16,6 +16,7 @@ from builder.errors import Problem
 
 _SIZE_LIMIT = 1 << 18
 _DEPTH_LIMIT = 24
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SCALARS = (
     (re.compile(r"true|false|null|~|"), {"true": True, "false": False}.get),
     (re.compile(r"[-+]?[0-9]{1,30}"), int),
@@ -101,6 +102,9 @@ class _Walk:
 
     def value(self, node: yaml.Node, path: str) -> Any:
         self.lines.setdefault(path, _line(node.start_mark))
+        if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(str(node.value)):
+            message = "holds half a character (an escape \\ud800 to \\udfff)"
+            self.problems.append(Problem(path=path, line=self.lines[path], message=message))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

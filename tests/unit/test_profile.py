@@ -1,0 +1,208 @@
+"""Profiles: what is accepted, what is refused and with which words and lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import profile, yaml_lines
+from builder.errors import ProfileError, UsageError
+from builder.profile_schema import json_schema
+from payload.contract import Action, AfterRepair, HibernatedVolumes, PayloadConfig, Policy
+from payload.formats.records import from_json, to_json
+
+RULE = """
+  - id: contoso
+    pattern: System32\\drivers\\contoso-*.bin
+    magic: "434E5431"
+"""
+
+
+def parse(text: str, folder: Path = Path()) -> profile.Profile:
+    return profile.parse(text.encode(), file="p.yaml", folder=folder)
+
+
+def problems(text: str, folder: Path = Path()) -> list[tuple[int | None, str, str]]:
+    with pytest.raises(ProfileError) as caught:
+        parse(text, folder)
+    return [(problem.line, problem.path, problem.message) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_every_profile_that_comes_with_bluelift_is_fine(name: str) -> None:
+    read = profile.load(profile.find(name))
+    assert read.name == name
+    config = read.payload_config(image_id="0" * 32, bluelift="0.1.0")
+    assert from_json(PayloadConfig, json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_the_commented_default_says_what_the_defaults_are() -> None:
+    commented, empty = profile.load(profile.find("linux")), parse("")
+    assert commented == profile.parse(b"", file="linux.yaml", folder=Path()).__class__(
+        **{**empty.__dict__, "label": "linux.yaml", "sha256": commented.sha256}
+    )
+
+
+def test_the_built_in_profiles() -> None:
+    unattended = profile.load(profile.find("unattended"))
+    assert (unattended.ending.otherwise, unattended.shell) == (AfterRepair.POWER_OFF, False)
+    looks = profile.load(profile.find("report-only"))
+    assert [(rule.policy, rule.action) for rule in looks.rules] == [(Policy.REPORT_ONLY, Action.REPORT)]
+
+
+def test_a_full_profile(tmp_path: Path) -> None:
+    (tmp_path / "debs").mkdir()
+    read = parse(
+        "name: branch\nbase: {debs: debs}\norganisation: Contoso GmbH\ncontact: 'Tel. 0-800'\n"
+        "policy: faulty-only\naction: delete\nhibernated: discard\nunattended: true\n"
+        "ending: {repaired: power-off, countdown: 0}\ndisk_wait: 600\nserial: ''\nshell: false\n"
+        f"volume_id: CONTOSO_1\noutput: contoso\nrules:{RULE}",
+        tmp_path,
+    )
+    assert read.base.debs == tmp_path / "debs"
+    assert [rule.id for rule in read.rules] == ["crowdstrike-channel-291", "contoso"]
+    assert (read.rules[0].policy, read.rules[0].action) == (Policy.FAULTY_ONLY, Action.DELETE)
+    assert read.hibernated is HibernatedVolumes.DISCARD
+    assert read.ending.otherwise is AfterRepair.POWER_OFF
+    assert (read.serial, read.disk_wait, read.volume_id, read.output) == ("", 600, "CONTOSO_1", "contoso")
+
+
+def test_times_and_yes_no_words_stay_text() -> None:
+    read = parse(
+        "organisation: no\ncontact: 2024-07-19\nrules:\n  - id: a\n    pattern: a*.sys\n"
+        "    window: {faulty_from: 2024-07-19T04:09:00Z, corrected_from: 2024-07-19T05:27:00Z}\n"
+    )
+    assert (read.organisation, read.contact) == ("no", "2024-07-19")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path", "said"),
+    [
+        ("nam: x", 1, "nam", "unknown key; did you mean name?"),
+        ("name: x\nbase:\n  debz: y", 3, "base.debz", "did you mean debs?"),
+        ("\n\nshell: 'yes'", 3, "shell", "should be true or false"),
+        ("name: 3", 1, "name", "should be text (put it in quotes)"),
+        ("disk_wait: 601", 1, "disk_wait", "should be 600 or less, found 601"),
+        ("disk_wait: 1.5", 1, "disk_wait", "should be a whole number"),
+        ("environment: winpe", 1, "environment", "winpe arrives with a later version"),
+        ("environment: wimp", 1, "environment", "should be 'linux'"),
+        ("policy: all", 1, "policy", "should be"),
+        ("ending:\n  otherwise: reboot", 2, "ending.otherwise", "should be 'power-off' or 'stay'"),
+        ("ending: 3", 1, "ending", "should hold 'key: value' lines"),
+        ("serial: ttyUSB0", 1, "serial", "should be"),
+        ("volume_id: lower", 1, "volume_id", "should match"),
+        ("output: a/b", 1, "output", "should match"),
+        ("output: ../x", 1, "output", "should match"),
+        ("output: x.iso", 1, "output", "without .iso"),
+        ("organisation: 'a\x07b'", 1, "", "not valid YAML"),
+        ('organisation: "a\\tb"', 1, "organisation", "one line of printable characters"),
+        ("rules: 3", 1, "rules", "should be a list"),
+        ("rules:\n- 3", 2, "rules[0]", "should be an object"),
+        ("rules:\n- id: x\n  pattern: '..\\x'", 2, "rules[0]", ".."),
+        ("rules:\n- id: x\n  pattern: x\n  wat: 1", 4, "rules[0].wat", "unknown key"),
+        ("rules:\n- id: x\n  pattern: x\n  header:\n  - name: n", 5, "rules[0].header[0].offset", "missing"),
+        ("rules:\n- id: x\n  pattern: x\n  magic: 4141", 4, "rules[0].magic", "should be a text"),
+        ("rules:\n- id: crowdstrike-channel-291\n  pattern: x", 2, "rules[0].id", "already the id of a built-in rule"),
+        ("built_in_rules: false", 1, "built_in_rules", "look for nothing"),
+        (f"built_in_rules: false\npolicy: vendor\nrules:{RULE}", 2, "policy", "is for the built-in rule"),
+        ("policy: report-only\naction: delete", 2, "action", "never happens"),
+        ("hibernated: discard\naction: report", 1, "hibernated", "only reports"),
+        ("unattended: true\nending:\n  repaired: stay", 3, "ending.repaired", "nobody is there"),
+        ("base:\n  debs: nowhere", 2, "base.debs", "there is no folder"),
+        ("base:\n  keyring: nowhere", 2, "base.keyring", "there is no file"),
+        ("base:\n  mirror: ftp://x", 2, "base.mirror", "should match"),
+        ("base:\n  debs: .\n  mirror: http://x", 3, "base.mirror", "cannot be given together"),
+        ('contact: "\\ud83d\\ude00"', 1, "contact", "half a character"),
+        ("a: [", 1, "", "not valid YAML"),
+        ("name: a\nname: b", 2, "name", "given twice (first on line 1)"),
+        ("name: &a x", 1, "", "anchors and aliases"),
+        ("name: !!str x", 1, "", "tags"),
+        ("- 1", 1, "", "'key: value' lines"),
+        ("name: a\n---\nname: b", 2, "", "not valid YAML"),
+        ("[" * 100, 1, "", "nested deeper"),
+        ("? {a: b}\n: c", 1, "", "a key must be a plain word"),
+        ("#" * 300_000, 1, "", "too large"),
+    ],
+)
+def test_what_is_refused(text: str, line: int, path: str, said: str, tmp_path: Path) -> None:
+    found = problems(text, tmp_path)
+    assert any(at == line and where == path and said in message for at, where, message in found), found
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    found = problems("nam: x\nshell: 3\nbase: {debz: 1}\nrules:\n- id: A\n  pattern: x\ndisk_wait: -1")
+    assert [line for line, _, _ in found] == [1, 2, 3, 5, 7]
+    with pytest.raises(ProfileError, match=r"(?s)5 problems in the profile\np\.yaml:1: nam: unknown key") as caught:
+        parse("nam: x\nshell: 3\nbase: {debz: 1}\nrules:\n- id: A\n  pattern: x\ndisk_wait: -1")
+    assert caught.value.exit_code == 3
+
+
+def test_a_billion_laughs_is_not_expanded() -> None:
+    lines = ["a0: &a0 [x, x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+    assert all("anchors" in message for _, _, message in problems("\n".join(lines)))
+
+
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(ProfileError, match=r"p\.yaml:2: not UTF-8 text"):
+        profile.parse(b"name: x\n\xff", file="p.yaml", folder=Path())
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")))
+def test_garbage_raises_only_profile_errors(content: bytes) -> None:
+    try:
+        profile.parse(content, file="p.yaml", folder=Path("/nonexistent"))
+    except ProfileError as error:
+        assert error.problems
+
+
+_KEYS = st.sampled_from(["name", "base", "rules", "ending", "shell", "policy", "hibernated", "serial", "x", "output"])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS | st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=5))
+def test_any_structure_raises_only_profile_errors(data: dict[str, object]) -> None:
+    try:
+        profile.parse(json.dumps(data).encode(), file="p.yaml", folder=Path("/nonexistent"))
+    except ProfileError as error:
+        assert all(problem.line == 1 for problem in error.problems)
+
+
+_LETTERS = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1)
+
+
+@given(st.dictionaries(_LETTERS, st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=20)))
+def test_lines_are_those_of_the_keys(data: dict[str, str]) -> None:
+    text = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items())
+    document = yaml_lines.read(text.encode())
+    assert (document.data or {}) == data
+    assert [document.line(key) for key in data] == list(range(1, len(data) + 1))
+
+
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert profile.find(None).name == "linux.yaml"
+    assert profile.find("unattended").name == "unattended.yaml"
+    Path("unattended").write_text("name: mine\n")
+    assert profile.load(profile.find("unattended")).name == "mine"
+    for name in ("nothing", "linux.yaml", "../profiles/linux", "x/linux", "."):
+        with pytest.raises(UsageError, match=r"neither a file nor|is a folder"):
+            profile.find(name)
+
+
+def test_the_schema_for_editors_knows_every_key_and_the_rules() -> None:
+    schema = json_schema()
+    assert {"name", "base", "rules", "ending", "hibernated"} <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+    rule = schema["properties"]["rules"]["items"]
+    assert {"id", "pattern", "magic", "window"} <= set(rule["properties"])
+    references = [part.split('"')[0] for part in json.dumps(schema).split('"#/$defs/')[1:]]
+    assert references
+    assert set(references) <= set(schema["$defs"])
