@@ -43,7 +43,8 @@ def test_the_machine_is_not_its_own() -> None:
     environment = DirectoryEnvironment([], stream=stream)
     assert environment.name == "directory"
     assert environment.host() == HostIdentity()
-    assert list(environment.disks()) == list(environment.controllers()) == []
+    assert not environment.disks()
+    assert not environment.controllers()
     environment.wait_for_disks(30)
     environment.emit("line")
     environment.end(AfterRepair.REBOOT)

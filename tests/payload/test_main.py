@@ -28,12 +28,13 @@ from payload.contract import (
 )
 from payload.display import FullScreen
 from payload.ending import FinalScreen, ending_action
-from payload.environment import VolumeState
+from payload.environment import VolumeNotOpened, VolumeState
 from payload.formats.records import from_json, to_json
 from payload.receipt import receipt_schema
 from tests.payload.fake_environment import (
     CORRECTED_NS,
     FAULTY_NS,
+    FAULTY_PATH,
     FakeEnvironment,
     FakeVolume,
     channel_file,
@@ -398,7 +399,20 @@ def test_undo_goes_on_after_a_volume_that_cannot_be_opened() -> None:
     done = main_here("--all-disks", "--undo", environment=environment)
     assert done.code == Verdict.FAILED.exit_code
     assert "sda1: could not be undone: something unexpected happened" in done.out
+    assert "sda1: RuntimeError: boom at fake_environment.py" in done.out
     assert "sda3: restored" in done.out
+
+
+def test_undo_of_a_locked_volume_says_why() -> None:
+    fake = FakeVolume(volume(), windows_files())
+    environment = FakeEnvironment(fake)
+    main_here("--all-disks", environment=environment)
+    dry = main_here("--all-disks", "--undo", "--dry-run", environment=environment)
+    assert f"sda3: would restore {FAULTY_PATH}" in dry.out
+    fake.refuses_changes = VolumeNotOpened(VolumeState.LOCKED, "", "")
+    done = main_here("--all-disks", "--undo", environment=environment)
+    assert done.code == Verdict.FAILED.exit_code
+    assert "sda3: could not be undone: it is locked by BitLocker" in done.out
 
 
 def test_the_unexpected_is_one_sentence(image_config: Path) -> None:

@@ -77,21 +77,17 @@ def test_any_progress_screen_fits_and_is_ascii(screen: ProgressScreen, columns: 
     assert_fits(render_progress(screen, columns=columns, lines=lines, colour=colour), columns, lines, colour)
 
 
-def a_screen(verdict: Verdict, count: int = 3, **changes: str) -> VerdictScreen:
+def a_screen(verdict: Verdict, count: int = 3) -> VerdictScreen:
     names = [f"sd{chr(97 + i)}1" for i in range(count)]
-    values = {
-        "sentence": "DESKTOP-1 is repaired: 2 files moved to quarantine.",
-        "advice": "Take the recovery medium out and let Windows start.",
-        "host": "Computer DESKTOP-1   Serial number PF3K9Z2A",
-        "contact": "Example Corp   phone 4242",
-        "countdown": "Restarting in 30 s - press any key to stop",
-        "keys": "[R] Restart   [P] Power off   [S] Shell",
-        **changes,
-    }
     return VerdictScreen(
         verdict=verdict,
+        sentence="DESKTOP-1 is repaired: 2 files moved to quarantine.",
+        advice="Take the recovery medium out and let Windows start.",
+        host="Computer DESKTOP-1   Serial number PF3K9Z2A",
         rows=tuple(VolumeRow(volume=name, label="Data", size=10**12, verdict=verdict) for name in names),
-        **values,
+        contact="Example Corp   phone 4242",
+        countdown="Restarting in 30 s - press any key to stop",
+        keys="[R] Restart   [P] Power off   [S] Shell",
     )
 
 
