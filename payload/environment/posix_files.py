@@ -157,11 +157,16 @@ def _open_folder(parent: int, name: str, path: VolumePath) -> int:
         return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     except OSError as error:
         # A symbolic link gives ELOOP or, with O_DIRECTORY, ENOTDIR.
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            with contextlib.suppress(OSError):
-                if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                    raise _reparse_point(path) from error
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(parent, name):
+            raise _reparse_point(path) from error
         raise
+
+
+def _is_link(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _check_name(name: str) -> None:
