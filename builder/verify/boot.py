@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder.errors import ToolFailed
 from builder.run import command_line
 from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference, make_disk
 from builder.verify.firmware import Firmware, FirmwareFiles
@@ -163,7 +164,10 @@ def judge(
     scratch: Path,
 ) -> tuple[Check, ...]:
     """Everything that must be true after a boot. `pristine` is the disk right before it."""
-    after = _look(evidence.disk, settings=settings, scratch=scratch)
+    try:
+        after = _look(evidence.disk, settings=settings, scratch=scratch)
+    except ToolFailed as error:
+        return (_same("the volume can be read back", "every file of it", error.message),)
     evidence = _with_receipt_from_disk(evidence, after, template.store, nonce=nonce, scratch=scratch)
     return (
         *_check_receipt(evidence, expectation, template, nonce=nonce),

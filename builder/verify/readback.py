@@ -18,6 +18,8 @@ REASON = "read the disk back"
 STORE = f"{STORE_PARENT}\\{STORE_NAME}"
 _LIMIT = 60
 _READERS = 4
+#: They only read, but refuse volumes that are flagged dirty or hibernated unless forced.
+_ALSO_UNCLEAN = "-f"
 _LISTED = re.compile(r" *(\d+) \w{3} [ \d]\d \d\d:\d\d \d{4} (.*)")
 _OWN_FILES = (JOURNAL_NAME, RECEIPT_NAME, UNDONE_NAME)
 
@@ -65,11 +67,11 @@ def read_volume(volume: Path, *, ntfsck: Sequence[str]) -> SeenVolume:
     Raises ToolMissing with the package's name; ToolFailed when the volume cannot be read at all.
     """
     try:
-        listing = _tool("ntfsls", "-F", "-R", "-l", str(volume))
+        listing = _tool("ntfsls", _ALSO_UNCLEAN, "-F", "-R", "-l", str(volume))
         names, directories = parse_listing(listing)
         with ThreadPoolExecutor(_READERS) as pool:
             files = tuple(pool.map(lambda named: _read_file(volume, *named), names))
-        flags = re.search(r"Volume Flags: 0x([0-9a-fA-F]+)", _tool("ntfsinfo", "-m", str(volume)))
+        flags = re.search(r"Volume Flags: 0x([0-9a-fA-F]+)", _tool("ntfsinfo", _ALSO_UNCLEAN, "-m", str(volume)))
     except ToolMissing as error:
         raise ToolMissing(error.message, hint="Install the package ntfs-3g (apt install ntfs-3g).") from error
     return SeenVolume(
@@ -80,10 +82,14 @@ def read_volume(volume: Path, *, ntfsck: Sequence[str]) -> SeenVolume:
     )
 
 
-def read_file(volume: Path, path: str) -> bytes:
-    """The content of the file at `path` (backslashes, below the root) by ntfscat. Raises ToolFailed."""
+def read_file(volume: Path, path: str, *, stream: str = "") -> bytes:
+    """The content of the file at `path` (backslashes, below the root) by ntfscat, or of one of its named streams.
+
+    Raises ToolFailed.
+    """
     inside = "/" + path.replace("\\", "/")
-    return run(["ntfscat", str(volume), inside], reason=REASON, time_limit=_LIMIT).stdout
+    named = ("-n", stream) if stream else ()
+    return run(["ntfscat", _ALSO_UNCLEAN, *named, str(volume), inside], reason=REASON, time_limit=_LIMIT).stdout
 
 
 def check_volume(volume: Path, *, ntfsck: Sequence[str]) -> str:
@@ -120,13 +126,13 @@ def parse_listing(text: str) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
 
 def _read_file(volume: Path, path: str, size: int) -> SeenFile:
     inside = "/" + path.replace("\\", "/")
-    information = _tool("ntfsinfo", "-F", inside, str(volume))
+    information = _tool("ntfsinfo", _ALSO_UNCLEAN, "-F", inside, str(volume))
     is_link = "REPARSE_POINT" in information
     content = b"" if is_link else read_file(volume, path)
     streams = re.findall(r"Attribute name:\s+'(.*)'", "\n".join(_attributes(information, "$DATA")))
     metadata = [line for line in parse_metadata(information) if line]
     for stream in sorted(streams):
-        data = run(["ntfscat", "-n", stream, str(volume), inside], reason=REASON, time_limit=_LIMIT).stdout
+        data = read_file(volume, path, stream=stream)
         metadata.append(f"stream {stream}: {hashlib.sha256(data).hexdigest()}")
     return SeenFile(
         path=path,
