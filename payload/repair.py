@@ -204,4 +204,5 @@ def _detail(
         return ""
     records = [record for installation in installations for record in installation.files]
     names = ", ".join(dict.fromkeys(i.computer_name or i.path for i in installations))
-    return f"{names}: {done_text(records)}" if names else done_text(records)
+    done = done_text(records).replace("moved to quarantine", "quarantined")
+    return f"{names}: {done}" if names else done

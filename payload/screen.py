@@ -101,8 +101,11 @@ def render_verdict(screen: VerdictScreen, *, columns: int, lines: int, colour: b
     message = _message(screen, inner)
     foot = _foot(screen, inner, width)
     details = _details(screen, inner)
-    wanted = len(message) + len(foot) + min(len(details), 5)
-    heading = _heading(screen, width, max(1, lines - wanted), colour)
+    taken = len(message) + len(foot)
+    remarks = len(_remarks(screen, inner))
+    heading = _heading(screen, width, lines - taken - min(len(details), max(5, remarks + 4)), colour)
+    if len(heading) == 1:
+        heading = _heading(screen, width, lines - taken - min(len(details), 5), colour)
     room = lines - len(heading) - len(foot)
     body = _body(message, details, room)
     fill = [_BLANK] * (room - len(body) if screen.keys else 0)
@@ -211,11 +214,14 @@ def _details(screen: VerdictScreen, inner: int) -> list[Line]:
     lines: list[Line] = []
     if screen.host:
         lines += [(_margin(), (_clip(plain(screen.host), inner), _DIM)), _BLANK]
-    for remark in screen.remarks:
-        lines += [(_margin(), (part, "")) for part in _wrap(remark, inner, 2)]
+    lines += _remarks(screen, inner)
     if screen.remarks and screen.rows:
         lines.append(_BLANK)
     return lines + _table(screen.rows, inner)
+
+
+def _remarks(screen: VerdictScreen, inner: int) -> list[Line]:
+    return [(_margin(), (part, "")) for remark in screen.remarks for part in _wrap(remark, inner, 4)]
 
 
 def _table(rows: Sequence[VolumeRow], inner: int) -> list[Line]:

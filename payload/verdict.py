@@ -175,7 +175,7 @@ def _well(verdict: Verdict, culprits: Sequence[VolumeRecord], dry_run: bool) -> 
         )
     if verdict is Verdict.REPORTED:
         count = sum(file.outcome is FileOutcome.REPORTED for file in files)
-        found = f"{_count(count, 'file')} found" if count else "An interrupted repair was found"
+        found = f"{_count(count, 'file')} would be acted on" if count else "An interrupted repair was found"
         why = "this was a dry run" if dry_run else "the rules only report"
         return Summary(
             verdict=verdict,
@@ -194,7 +194,7 @@ def done_text(files: Sequence[FileRecord]) -> str:
     words = {
         FileOutcome.QUARANTINED: "moved to quarantine",
         FileOutcome.DELETED: "deleted",
-        FileOutcome.REPORTED: "to act on, nothing changed",
+        FileOutcome.REPORTED: "reported",
     }
     counts = {outcome: sum(file.outcome is outcome for file in files) for outcome in words}
     parts = [f"{_count(count, 'file')} {words[outcome]}" for outcome, count in counts.items() if count]
