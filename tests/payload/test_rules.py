@@ -1,0 +1,426 @@
+"""Rules: what a file is, what the policies do with it, and where a pattern may and may not lead."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from payload.contract import Action, Below, FileClass, FileOutcome, HeaderField, Policy, Rule, TimeWindow
+from payload.environment import Entry, EntryKind, VolumePath, posix_files
+from payload.environment.posix_files import PosixVolumeFiles
+from payload.formats.channel_file import channel_file_bytes
+from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
+from payload.rules import (
+    Decision,
+    FileContent,
+    Match,
+    any_could_have_matched,
+    classify,
+    could_have_matched,
+    decide,
+    examine,
+    file_record,
+    find_matches,
+    read_content,
+    utc_text,
+)
+from payload.windows_install import WindowsInstallation
+from tests.payload.broken_windows import (
+    AFTER,
+    BEFORE,
+    CHANNEL_FILES,
+    CROWDSTRIKE,
+    DURING,
+    NEIGHBOURS,
+    FaultyOs,
+    make_windows,
+)
+
+RULE = CROWDSTRIKE_CHANNEL_291
+WINDOWS = WindowsInstallation(path=("Windows",))
+NAME = "C-00000291-00000000-00000032.sys"
+GOOD = channel_file_bytes(291, 32, 400)
+
+
+def content(data: bytes, head: int = 20) -> FileContent:
+    return FileContent(
+        size=len(data), head=data[:head], all_zero=not any(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+
+
+# --- classes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "modified", "wanted"),
+    [
+        (NAME, GOOD, BEFORE, FileClass.OLDER),
+        (NAME, GOOD, DURING - 1, FileClass.OLDER),
+        (NAME, GOOD, DURING, FileClass.FAULTY),
+        (NAME, GOOD, AFTER - 1, FileClass.FAULTY),
+        (NAME, GOOD, AFTER, FileClass.CORRECTED),
+        (NAME.lower(), GOOD, DURING, FileClass.FAULTY),
+        (NAME, bytes(400), DURING, FileClass.ZERO_FILLED),
+        (NAME, bytes(3), DURING, FileClass.ZERO_FILLED),
+        (NAME, bytes(400), AFTER, FileClass.ZERO_FILLED),
+        (NAME, b"", DURING, FileClass.TRUNCATED),
+        (NAME, b"\xaa\xaa", DURING, FileClass.TRUNCATED),
+        (NAME, GOOD[:19], DURING, FileClass.TRUNCATED),
+        (NAME, GOOD[:20], DURING, FileClass.FAULTY),
+        (NAME, b"M", DURING, FileClass.FOREIGN),
+        (NAME, b"MZ" + bytes(400), DURING, FileClass.FOREIGN),
+        (NAME, b"\xaa\xaa\xaa\xab" + GOOD[4:], DURING, FileClass.FOREIGN),
+        (NAME, bytes(4) + GOOD[4:], DURING, FileClass.FOREIGN),
+        (NAME, channel_file_bytes(290, 32, 400), DURING, FileClass.NAME_MISMATCH),
+        (NAME, channel_file_bytes(291, 33, 400), AFTER, FileClass.NAME_MISMATCH),
+        ("C-00000291.sys", GOOD, DURING, FileClass.NAME_MISMATCH),
+        ("C-00000291-00000000-0000003².sys", GOOD, DURING, FileClass.NAME_MISMATCH),
+        (NAME, GOOD, -(10**30), FileClass.OLDER),
+        (NAME, GOOD, 10**30, FileClass.CORRECTED),
+    ],
+)
+def test_channel_file_291(name: str, data: bytes, modified: int, wanted: FileClass) -> None:
+    found, reason = classify(RULE, name, content(data), modified)
+    assert found is wanted
+    assert reason
+
+
+def test_the_reasons_say_what_was_found() -> None:
+    assert (
+        classify(RULE, NAME, content(b"MZ\x90\0" + bytes(99)), 0)[1] == "starts with 4D 5A 90 00, not with AA AA AA AA"
+    )
+    assert classify(RULE, NAME, content(channel_file_bytes(291, 33, 99)), 0)[1] == (
+        "its header has version 33, not 00000032 as in its name"
+    )
+    assert classify(RULE, NAME, content(channel_file_bytes(7, 32, 99)), 0)[1] == "its header has channel 7, not 291"
+    assert classify(RULE, NAME, content(GOOD), DURING)[1] == (
+        "modified 2024-07-19T04:09:00Z, between 2024-07-19T04:09:00Z and 2024-07-19T05:27:00Z"
+    )
+
+
+SHA = hashlib.sha256(b"bad driver").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "data", "wanted"),
+    [
+        (Rule(id="x", pattern="a\\bad.sys", sha256=(SHA,)), "bad.sys", b"bad driver", FileClass.FAULTY),
+        (Rule(id="x", pattern="a\\bad.sys", sha256=(SHA,)), "bad.sys", b"good driver", FileClass.OTHER),
+        # Nothing is known of how such a file starts: neither empty nor zeroed ones are called bad.
+        (Rule(id="x", pattern="a\\bad.sys", sha256=(SHA,)), "bad.sys", b"", FileClass.OTHER),
+        (Rule(id="x", pattern="a\\bad.sys", sha256=(SHA,)), "bad.sys", bytes(9), FileClass.OTHER),
+        (Rule(id="x", pattern="a\\bad.sys", min_size=5, max_size=6), "bad.sys", b"1234", FileClass.OTHER),
+        (Rule(id="x", pattern="a\\bad.sys", min_size=5, max_size=6), "bad.sys", b"12345", FileClass.FAULTY),
+        (Rule(id="x", pattern="a\\bad.sys", min_size=5, max_size=6), "bad.sys", b"1234567", FileClass.OTHER),
+        (Rule(id="x", pattern="a\\bad.sys"), "bad.sys", b"anything", FileClass.FAULTY),
+        (Rule(id="x", pattern="a\\bad.sys", magic="4D5A", sha256=(SHA,)), "bad.sys", b"MZ", FileClass.OTHER),
+        (Rule(id="x", pattern="a\\b*.sys", magic="4D5A"), "b1.sys", b"", FileClass.TRUNCATED),
+        (
+            Rule(
+                id="x", pattern="a\\b*.bin", name_format=r"b(?P<n>\d+)?\.bin",
+                header=(HeaderField(name="n", offset=0, size=1, in_name="n"),),
+            ),
+            "b.bin", b"\1", FileClass.NAME_MISMATCH,
+        ),
+        (
+            Rule(
+                id="x", pattern="a\\b*.bin", name_format=r"b(?P<n>.*)\.bin",
+                header=(HeaderField(name="n", offset=0, size=8, in_name="n"),),
+            ),
+            "b1.bin", (1).to_bytes(8, "little"), FileClass.FAULTY,
+        ),
+        (
+            Rule(
+                id="x", pattern="a\\bad.sys", sha256=(SHA,),
+                window=TimeWindow(faulty_from="1970-01-01T00:00:00Z", corrected_from="1970-01-02T00:00:00Z"),
+            ),
+            "bad.sys", b"bad driver", FileClass.FAULTY,
+        ),
+    ],
+)  # fmt: skip
+def test_other_rules(rule: Rule, name: str, data: bytes, wanted: FileClass) -> None:
+    assert classify(rule, name, content(data, rule.header_length), 0)[0] is wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60) | st.just(NAME), st.binary(max_size=40), st.integers())
+def test_classifying_never_raises(name: str, data: bytes, modified: int) -> None:
+    found, _ = classify(RULE, name, content(data), modified)
+    assert isinstance(found, FileClass)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.from_regex(r"[Cc]-00000291[ -~]{0,20}\.[sS][yY][sS]", fullmatch=True),
+    st.sampled_from([b"", b"\xaa", b"\xaa" * 4, GOOD]),
+    st.binary(max_size=40),
+    st.integers(0, 2**62),
+)
+def test_a_foreign_start_is_foreign_whatever_follows(name: str, start: bytes, rest: bytes, modified: int) -> None:
+    data = start + rest
+    found, _ = classify(RULE, name, content(data), modified)
+    genuine = data[:4] == b"\xaa\xaa\xaa\xaa"[: len(data)]
+    assert (found is FileClass.FOREIGN) == (not genuine and any(data))
+
+
+# --- policies ----------------------------------------------------------------------------------------------------
+
+
+def matches(*classes: FileClass, rule: Rule = RULE) -> list[Match]:
+    return [
+        Match(
+            rule=rule, path=("Windows", str(i)), file_class=file_class, reason="because",
+            entry=Entry(name=str(i), kind=EntryKind.FILE, size=1, modified_ns=0, identity=(1, i)),
+        )
+        for i, file_class in enumerate(classes)
+    ]  # fmt: skip
+
+
+ALL = tuple(FileClass)
+C, F, X = FileClass.CORRECTED, FileClass.FAULTY, FileClass.FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("policy", "classes", "acted_on"),
+    [
+        (Policy.VENDOR, ALL, set(ALL) - {FileClass.FOREIGN, FileClass.OTHER}),
+        (Policy.VENDOR, (C, C), set()),
+        (Policy.VENDOR, (C, X, FileClass.OTHER), set()),
+        (Policy.VENDOR, (C, FileClass.OLDER), {C, FileClass.OLDER}),
+        (Policy.VENDOR, (C, FileClass.NAME_MISMATCH), {C, FileClass.NAME_MISMATCH}),
+        (Policy.VENDOR, (X,), set()),
+        (Policy.VENDOR, (), set()),
+        (Policy.VENDOR_ALL, ALL, set(ALL) - {FileClass.FOREIGN, FileClass.OTHER}),
+        (Policy.VENDOR_ALL, (C, C), {C}),
+        (Policy.FAULTY_ONLY, ALL, {F, FileClass.ZERO_FILLED, FileClass.TRUNCATED}),
+        (Policy.REPORT_ONLY, ALL, set()),
+    ],
+)
+def test_what_each_policy_acts_on(policy: Policy, classes: tuple[FileClass, ...], acted_on: set[FileClass]) -> None:
+    rule = dataclasses.replace(RULE, policy=policy)
+    decisions = decide(rule, matches(*classes, rule=rule))
+    assert {decision.match.file_class for decision in decisions if decision.changes} == acted_on
+    assert [decision.match.file_class for decision in decisions] == list(classes)
+    assert all(decision.reason for decision in decisions)
+
+
+def test_reporting_changes_nothing_and_names_what_is_bad() -> None:
+    for rule in (
+        dataclasses.replace(RULE, policy=Policy.REPORT_ONLY),
+        dataclasses.replace(RULE, action=Action.REPORT),
+    ):
+        decisions = decide(rule, matches(F, X, FileClass.OLDER, rule=rule))
+        assert [decision.action for decision in decisions] == [Action.REPORT, None, Action.REPORT]
+        assert not any(decision.changes for decision in decisions)
+
+
+def test_deletion_is_the_rules_word() -> None:
+    rule = dataclasses.replace(RULE, action=Action.DELETE)
+    assert decide(rule, matches(F, rule=rule))[0].action is Action.DELETE
+
+
+def test_records_of_what_was_not_changed() -> None:
+    (match,) = matches(F)
+    left = file_record(Decision(match=match, action=None, reason="why"))
+    assert (left.outcome, left.detail, left.action) == (FileOutcome.LEFT, "why", Action.REPORT)
+    reported = file_record(Decision(match=match, action=Action.REPORT, reason="why"))
+    assert reported.outcome is FileOutcome.REPORTED
+    dry = file_record(Decision(match=match, action=Action.QUARANTINE, reason="why"))
+    assert (dry.outcome, dry.action) == (FileOutcome.LEFT, Action.QUARANTINE)
+    unread = dataclasses.replace(match, problem="could not be read")
+    failed = file_record(Decision(match=unread, action=None, reason="why"))
+    assert (failed.outcome, failed.detail) == (FileOutcome.FAILED, "could not be read")
+    assert failed.path == r"\Windows\0"
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (DURING, "2024-07-19T04:09:00Z"),
+        (DURING + 1_234_567, "2024-07-19T04:09:00.001234Z"),
+        (-1, "1969-12-31T23:59:59.999999Z"),
+        (10**30, ""),
+    ],
+)
+def test_times_are_utc_with_z(moment: int, text: str) -> None:
+    assert utc_text(moment) == text
+
+
+# --- where a pattern leads ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    make_windows(tmp_path)
+    return tmp_path
+
+
+def test_every_class_is_found_and_no_neighbour(disk: Path) -> None:
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    assert {match.path[-1]: match.file_class for match in findings.matches} == {
+        name: kind for name, (_, _, kind) in CHANNEL_FILES.items()
+    }
+    assert not {match.path[-1] for match in findings.matches} & set(NEIGHBOURS)
+    assert (findings.notes, findings.left_alone, findings.problems) == ((), (), ())
+    (match,) = [match for match in findings.matches if match.path[-1] == NAME]
+    assert match.sha256 == hashlib.sha256(CHANNEL_FILES[NAME][0]).hexdigest()
+    assert match.entry.modified_ns == DURING
+
+
+def test_folders_that_differ_only_in_case_are_all_looked_into(disk: Path) -> None:
+    other = disk / "Windows" / "SYSTEM32" / "Drivers" / "crowdstrike"
+    other.mkdir(parents=True)
+    (other / NAME).write_bytes(GOOD)
+    found = [match.path for match in find_matches(PosixVolumeFiles(disk), WINDOWS, RULE).matches]
+    assert ("Windows", "SYSTEM32", "Drivers", "crowdstrike", NAME) in found
+    assert len(found) == len(CHANNEL_FILES) + 1
+
+
+def test_reparse_points_are_left_alone_and_named(disk: Path, tmp_path: Path) -> None:
+    vendor = disk.joinpath(*CROWDSTRIKE)
+    (vendor / "C-00000291-link.sys").symlink_to(vendor / NAME)
+    (vendor / "C-00000291-folder.sys").mkdir()
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    (link,) = [match for match in findings.matches if match.path[-1] == "C-00000291-link.sys"]
+    assert (link.file_class, link.sha256) == (FileClass.OTHER, "")
+    assert len(findings.left_alone) == 1
+    assert findings.left_alone[0].endswith(r"\C-00000291-link.sys is a reparse point: not read and not touched")
+    assert len(findings.notes) == 1
+    vendor.rename(disk / "elsewhere")
+    vendor.symlink_to(disk / "elsewhere")
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    assert findings.matches == ()
+    assert findings.left_alone == (
+        r"\Windows\System32\drivers\CrowdStrike is a reparse point: what is below it was not looked at",
+    )
+
+
+def test_a_windows_folder_that_became_a_reparse_point(disk: Path) -> None:
+    (disk / "Windows").rename(disk / "Real")
+    (disk / "Windows").symlink_to("Real")
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    assert findings.matches == ()
+    assert len(findings.left_alone) == 1
+    assert find_matches(PosixVolumeFiles(disk), WindowsInstallation(path=("None",)), RULE).left_alone == ()
+
+
+def test_what_cannot_be_read_is_a_problem(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BadSectors(FaultyOs):
+        def fdopen(self, descriptor: int, *rest: object) -> object:
+            raise OSError(5, "Input/output error")
+
+    files = PosixVolumeFiles(disk)
+    monkeypatch.setattr(posix_files, "os", BadSectors())
+    findings = find_matches(files, WINDOWS, RULE)
+    assert len(findings.problems) == len(CHANNEL_FILES)
+    assert {match.file_class for match in findings.matches} == {FileClass.OTHER}
+    assert not any(decision.changes for decision in decide(RULE, findings.matches))
+
+    class BadFolder(FaultyOs):
+        def listdir(self, descriptor: int) -> list[str]:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(posix_files, "os", BadFolder())
+    assert find_matches(files, WINDOWS, RULE).problems == (r"\Windows could not be listed: Input/output error",)
+
+
+def test_a_name_with_a_backslash_is_left_alone(disk: Path) -> None:
+    """Written down, its path would be that of another file."""
+    (disk.joinpath(*CROWDSTRIKE) / "C-00000291-a\\b.sys").write_bytes(GOOD)
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    assert len(findings.matches) == len(CHANNEL_FILES)
+    assert "has a name that Windows cannot use" in findings.left_alone[0]
+
+
+def test_wildcards_reach_neither_hives_nor_the_store(disk: Path) -> None:
+    store = disk / "ProgramData" / "Bluelift.3"
+    store.mkdir()
+    (store / "SYSTEM").write_bytes(b"x")
+    (disk / "Boot" / "sub").mkdir(parents=True)
+    (disk / "Boot" / "sub" / "SYSTEM").write_bytes(b"x")
+    in_windows = Rule(id="x", pattern="*\\*\\SYSTEM", min_size=0)
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, in_windows)
+    assert findings.matches == ()
+    assert findings.notes == (r"\Windows\System32\config\SYSTEM is where no rule may act: not touched",)
+    for pattern in ("*\\*\\*\\SYSTEM", "*\\*\\SYSTEM"):
+        rule = Rule(id="x", pattern=pattern, below=Below.VOLUME, min_size=0)
+        findings = find_matches(PosixVolumeFiles(disk), WINDOWS, rule)
+        assert findings.matches == ()
+        assert len(findings.notes) == 1
+
+
+def test_square_brackets_are_only_themselves(disk: Path) -> None:
+    (disk / "Windows" / "file[1].txt").write_bytes(b"x")
+    (disk / "Windows" / "file1.txt").write_bytes(b"x")
+    rule = Rule(id="x", pattern="file[1].txt")
+    assert [m.path[-1] for m in find_matches(PosixVolumeFiles(disk), WINDOWS, rule).matches] == ["file[1].txt"]
+
+
+def test_examine_gives_each_file_to_the_first_rule_that_names_it(tmp_path: Path) -> None:
+    make_windows(tmp_path)
+    make_windows(tmp_path, folder="Win2")
+    (tmp_path / "root.bad").write_bytes(b"x")
+    again = dataclasses.replace(RULE, id="again")
+    at_root = Rule(id="at-root", pattern="root.bad", below=Below.VOLUME)
+    places = (WINDOWS, WindowsInstallation(path=("Win2",)))
+    found = examine(PosixVolumeFiles(tmp_path), places, (RULE, again, at_root))
+    counted = [(e.installation.path, e.rule.id, len(e.decisions)) for e in found]
+    many = len(CHANNEL_FILES)
+    assert counted == [
+        (("Windows",), RULE.id, many), (("Windows",), "again", 0), (("Windows",), "at-root", 1),
+        (("Win2",), RULE.id, many), (("Win2",), "again", 0),
+    ]  # fmt: skip
+
+
+def test_reading_takes_bounded_memory(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as stream:
+        stream.truncate(64 << 20)
+    found = read_content(PosixVolumeFiles(tmp_path), ("big",), 20)
+    assert (found.size, found.all_zero, found.head) == (64 << 20, True, bytes(20))
+    with (tmp_path / "big").open("r+b") as stream:
+        stream.seek(50 << 20)
+        stream.write(b"x")
+    assert not read_content(PosixVolumeFiles(tmp_path), ("big",), 20).all_zero
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ((*CROWDSTRIKE, NAME), True),
+        (("Windows", "SYSTEM32", "Drivers", "crowdstrike", "c-00000291X.SYS"), True),
+        (("Windows", "System32", "config", "SYSTEM"), False),
+        (("Other", *CROWDSTRIKE[1:], NAME), False),
+        (("windows", *CROWDSTRIKE[1:], NAME), False),
+        (CROWDSTRIKE, False),
+        ((*CROWDSTRIKE, "sub", NAME), False),
+        ((*CROWDSTRIKE, "C-00000290-x.sys"), False),
+        ((*CROWDSTRIKE[:3], "..", "C-00000291.sys"), False),
+        ((*CROWDSTRIKE, "C-00000291\\..\\..\\config\\SAM.sys"), False),
+        ((), False),
+        (("Windows",), False),
+    ],
+)
+def test_what_undo_may_write_to(path: VolumePath, wanted: bool) -> None:
+    assert could_have_matched(RULE, ("Windows",), path) is wanted
+    assert any_could_have_matched((RULE,), (WINDOWS,), path) is wanted
+    assert not any_could_have_matched((RULE,), (), path)
+
+
+def test_undo_never_writes_where_no_rule_may_act() -> None:
+    rule = Rule(id="x", pattern="*\\*\\*\\S*", below=Below.VOLUME, min_size=0)
+    assert could_have_matched(rule, ("Windows",), ("a", "b", "c", "Sx"))
+    assert not could_have_matched(rule, ("Windows",), ("Windows", "System32", "config", "SYSTEM"))
+    assert not could_have_matched(rule, ("Windows",), ("ProgramData", "Bluelift", "quarantine", "Sx"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(max_size=20), max_size=7))
+def test_could_have_matched_never_raises_and_agrees_with_the_search(parts: list[str]) -> None:
+    path = tuple(parts)
+    assert could_have_matched(RULE, ("Windows",), path) in (True, False)
+    assert not could_have_matched(RULE, ("Windows",), (*CROWDSTRIKE[:-1], *path)) or len(path) == 2
