@@ -34,7 +34,9 @@ def kernel_image(version: str = "6.12.1+test (builder) #1") -> bytes:
 def boot_files(**other: bytes) -> LinuxBootFiles:
     values: dict[str, bytes] = {
         "kernel": kernel_image(),
-        "initrd": payload_segment(payload={"__main__.py": b"print()"}, init=b"#!/bin/sh\n", config=b"{}", epoch=EPOCH),
+        "initrd": payload_segment(
+            payload={"about.txt": b"x"}, init=b"#!/bin/sh\n", config=b"{}", base=b"", epoch=EPOCH
+        ),
         "shim": b"MZ UEFI SHIM ",
         "grub": b"MZ GRUB",
         "bios_image": bytes(100) + b"cdrom read fails".ljust(4096, b"\0"),
@@ -74,7 +76,7 @@ def test_our_own_image(tmp_path: Path) -> None:
     }
     on_iso = {file.path: file.sha256 for file in report.files}
     assert all(on_iso[file.path] == file.sha256 for file in uefi.contents)
-    assert {"init", "etc/bluelift/config.json"} & {entry.name for entry in report.initramfs}
+    assert {entry.name: entry.size for entry in report.initramfs}["init"] == len(b"#!/bin/sh\n")
 
 
 def test_the_report_is_plain_json(tmp_path: Path) -> None:
