@@ -17,6 +17,7 @@ from typing import Any
 from payload.contract import Receipt, Verdict, VolumeRecord
 from payload.formats.records import to_json
 from payload.screen import VerdictScreen, VolumeRow, size_text
+from payload.verdict import QUIET_DISKS
 
 _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -86,12 +87,12 @@ def _remarks(receipt: Receipt) -> list[str]:
     """Disks that were not opened, and the controllers where no disk (or no Windows) was seen."""
     remarks = []
     for disk in receipt.disks:
-        if disk.state != "ok":
+        if disk.state not in QUIET_DISKS:
             name = " ".join(filter(None, (disk.id, disk.model, size_text(disk.size))))
             remarks.append(f"Disk {name}: {disk.detail or disk.state}")
     if receipt.verdict is Verdict.NO_WINDOWS_FOUND:
         for controller in receipt.controllers:
-            if controller.advice or not receipt.disks:
+            if controller.advice or all(disk.state == "boot-medium" for disk in receipt.disks):
                 driver = f"driver {controller.driver}" if controller.driver else "no driver"
                 advice = f": {controller.advice}" if controller.advice else ""
                 remarks.append(f"Controller {controller.kind} [{controller.pci_id}], {driver}{advice}")

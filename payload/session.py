@@ -132,7 +132,7 @@ class Session:
         self._display.step(f"Looking at {_describe(volume)} ...")
         with self._environment.open_volume(volume, for_changes=False) as opened:
             knowledge = look(opened.files, self._config.rules)
-            notes = tuple(opened.notes)
+        notes = tuple(opened.notes)  # only now: closing adds to them
         if not knowledge.something_to_do:
             return _concluded(volume, conclude(knowledge), notes)
         self._announce(volume, knowledge)
@@ -178,6 +178,8 @@ class Session:
                 self.events.send(events.Acted(volume=volume.id, files=done.files))
                 record = _concluded(volume, done.conclusion, tuple(opened.notes), run_id=_run_id(done))
                 record = self._leave_on_volume(opened, record, done)
+                before_closing = len(opened.notes)
+            record = replace(record, notes=(*record.notes, *opened.notes[before_closing:]))
         except Exception as error:
             if record is None:
                 raise

@@ -27,6 +27,9 @@ STATE_VERDICTS = {
     VolumeState.UNREADABLE: Verdict.FAILED,
 }
 
+#: States of disks that need no words: one that was looked into, and the one this image was started from.
+QUIET_DISKS = ("ok", "boot-medium")
+
 _STATE_SENTENCES = {
     VolumeState.HIBERNATED: "Windows is hibernated on it",
     VolumeState.RAID_MEMBER: "it is a part of a RAID set, a dynamic disk or a storage space",
@@ -98,7 +101,7 @@ def disk_verdicts(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) 
     spoken_for = {volume.disk for volume in volumes}
     verdicts = []
     for disk in disks:
-        if disk.state != "ok" and disk.id not in spoken_for:
+        if disk.state not in QUIET_DISKS and disk.id not in spoken_for:
             known = disk.state in {state.value for state in STATE_VERDICTS}
             verdicts.append(STATE_VERDICTS[VolumeState(disk.state)] if known else Verdict.LEFT_ALONE)
     return verdicts
@@ -136,8 +139,8 @@ def _trouble(
         sentence = f"{_volume_name(first)} {what}: {first.detail}."
         advice = first.advice or (_AGAIN if verdict is Verdict.FAILED else "")
     else:
-        disk = next(disk for disk in disks if disk.state != "ok")
-        sentence = f"Disk {disk.id} was not opened: {disk.detail or disk.state}."
+        disk = next(disk for disk in disks if disk.state not in QUIET_DISKS)
+        sentence = f"Disk {disk.id} was not opened: {(disk.detail or disk.state).rstrip('.')}."
         advice = _STATE_ADVICE[VolumeState.RAID_MEMBER] if verdict is Verdict.LEFT_ALONE else _AGAIN
     if len(culprits) > 1:
         sentence += f" {len(culprits) - 1} more like it."
@@ -148,13 +151,14 @@ def _trouble(
 
 
 def _no_windows(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> Summary:
-    if not disks and not volumes:
+    own = [disk for disk in disks if disk.state != "boot-medium"]
+    if not own and not volumes:
         return Summary(
             verdict=Verdict.NO_WINDOWS_FOUND,
-            sentence="No disk was seen on this host.",
+            sentence="No disk was seen on this host" + (" beside the recovery medium." if disks else "."),
             advice="Check cables and firmware settings (RAID or VMD mode); see the controllers below.",
         )
-    places = _count(len(volumes), "volume") + (f" on {_count(len(disks), 'disk')}" if disks else "")
+    places = _count(len(volumes), "volume") + (f" on {_count(len(own), 'disk')}" if own else "")
     return Summary(
         verdict=Verdict.NO_WINDOWS_FOUND,
         sentence=f"No Windows installation is on this host: {places} looked at.",

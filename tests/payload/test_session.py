@@ -394,6 +394,32 @@ def test_a_disk_that_was_not_opened_counts(state: str, verdict: Verdict) -> None
     assert "1 other volume repaired" in receipt.sentence
 
 
+def test_the_medium_this_image_was_started_from_does_not_count() -> None:
+    environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
+    environment.disk_records.append(disk("sdb", state="boot-medium", detail="This image was started from it."))
+    receipt = run(environment)
+    assert receipt.verdict is Verdict.REPAIRED
+    assert "sdb" not in final_text(receipt)
+    alone = FakeEnvironment()
+    alone.disk_records = environment.disk_records[1:]
+    alone.controller_records = [ControllerRecord(address="0", pci_id="1:2", kind="SATA", driver="ahci")]
+    receipt = run(alone)
+    assert receipt.sentence == "No disk was seen on this host beside the recovery medium."
+    assert "Controller SATA" in final_text(receipt)
+
+
+def test_notes_from_closing_a_volume_are_in_the_receipt() -> None:
+    class NotesOnClosing(FakeEnvironment):
+        def _fault(self, method: str) -> None:
+            if method == "close_volume":
+                self.fake_volumes[0].notes.append(f"closed {len(self.opened)}")
+
+    receipt = run(NotesOnClosing(FakeVolume(volume(), windows_files())))
+    assert receipt.volumes[0].notes[-1] == "closed 2"
+    receipt = run(NotesOnClosing(FakeVolume(volume(), windows_files(faulty=False))))
+    assert receipt.volumes[0].notes == ("closed 1",)
+
+
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
