@@ -95,6 +95,8 @@ def mounted_medium(paths: LinuxPaths, medium: MediumNode, *, writable: bool) -> 
         yield None
         return
     if not run(argv, time_limit=_MOUNT_SECONDS).ok:
+        with contextlib.suppress(OSError):
+            root.rmdir()
         yield None
         return
     try:

@@ -229,8 +229,12 @@ def _mount(paths: LinuxPaths, node: Path, options: str) -> Path:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise VolumeNotOpened(VolumeState.UNREADABLE, f"No folder to mount on: {error}.", DAMAGED_ADVICE) from error
+    if not (paths.dev / "fuse").exists():
+        run(["modprobe", "fuse"], time_limit=_MOUNT_SECONDS)
     mounted = run(["ntfs-3g", "-o", options, str(node), str(root)], time_limit=_MOUNT_SECONDS)
     if not mounted.ok:
+        with contextlib.suppress(OSError):
+            root.rmdir()
         raise VolumeNotOpened(
             VolumeState.UNREADABLE, f"The volume could not be mounted. ({mounted.sentence}.)", DAMAGED_ADVICE
         )
