@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from builder import cli
 from builder.console import Console, PlainConsole
@@ -14,11 +16,13 @@ from builder.errors import BuilderError
 EXIT_UNEXPECTED = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     console: Console = PlainConsole(out=sys.stdout, err=sys.stderr)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         arguments = cli.parse(list(sys.argv[1:] if argv is None else argv))
         console = cli.console_for(arguments)
@@ -26,9 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BuilderError as error:
         console.error(error.message, error.hint, error.exit_code)
         return error.exit_code
-    except KeyboardInterrupt:
-        console.error("interrupted; temporary files are removed", "", EXIT_INTERRUPTED)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        code = EXIT_TERMINATED if isinstance(interrupt, _Terminated) else EXIT_INTERRUPTED
+        console.error("interrupted; temporary files are removed", "", code)
+        return code
     except BrokenPipeError:
         # Whoever read our output has gone (`bluelift plan | head`); Python would complain again while closing it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,6 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             EXIT_UNEXPECTED,
         )
         return EXIT_UNEXPECTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: cleans up as Ctrl-C does."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ def run_command(arguments: argparse.Namespace, console: Console) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="bluelift", description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bluelift",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bluelift {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -79,6 +83,7 @@ def _command(commands: _Commands, name: str, what: str, examples: str) -> argpar
         description=what[0].upper() + what[1:] + ".",
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     look = parser.add_argument_group("how it shows itself")
     look.add_argument("--plain", action="store_true", help="lines only, also on a terminal")

@@ -105,7 +105,8 @@ def run(
     )
     if result.returncode not in ok:
         raise ToolFailed(
-            f"{Path(argv[0]).name} failed with exit code {result.returncode} (it was run to {reason})\n{result.said}".rstrip(),
+            f"{Path(argv[0]).name} failed with exit code {result.returncode} (it was run to {reason})\n"
+            f"{result.said}".rstrip(),
             hint=f"The command was: {command_line(argv)}",
         )
     return result
