@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 from payload.contract import Receipt
@@ -80,7 +81,8 @@ class FullScreen:
         )
 
     def _show(self, start: str, text: str) -> None:
-        self._screen.write(start + text if self._screen.colour else f"{text}\n")
+        with contextlib.suppress(Exception):  # a screen that breaks must not keep a host from being repaired
+            self._screen.write(start + text if self._screen.colour else f"{text}\n")
 
 
 class LineByLine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,9 +39,10 @@ class TerminalScreen:
         return self._terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
     def write(self, text: str) -> None:
-        """Show text at once."""
-        self._stream.write(text)
-        self._stream.flush()
+        """Show text at once; a reader that has gone away stops nothing."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def key(self, seconds: float) -> str | None:  # noqa: ARG002
         """None: nobody is asked anything."""

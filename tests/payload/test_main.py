@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from payload.__main__ import Place, main
+from payload.__main__ import Place, _this_platform, main
 from payload.contract import (
     BUILT_IN_RULES,
     EVENT_PREFIX,
@@ -190,6 +190,15 @@ def test_a_name_with_an_escape_does_not_reach_the_terminal(windows: Path, tmp_pa
     assert done.code == 0
     assert "\033" not in done.out + done.err
     assert json.loads(done.out)["volumes"][0]["id"] == str(hostile)
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_repair(windows: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        subprocess.run([sys.executable, "-m", "payload", "--root", windows], cwd=PROJECT, stdout=gone, timeout=60)
+    assert not (windows / FAULTY).exists()
+    assert len(list(windows.glob("ProgramData/Bluelift/quarantine/*/receipt.json"))) == 1
 
 
 def test_help_has_examples_and_exit_codes() -> None:
@@ -535,3 +544,36 @@ def test_only_a_repaired_host_ever_restarts_by_itself(verdict: Verdict, otherwis
     assert (action is AfterRepair.REBOOT) == (verdict is Verdict.REPAIRED)
     if otherwise is AfterRepair.STAY and verdict is not Verdict.REPAIRED:
         assert action is AfterRepair.STAY
+
+
+# --- in this process, for what a process of its own showed above -----------------------------------------------------
+
+
+def test_schema_policy_and_undo_here(windows: Path) -> None:
+    assert json.loads(main_here("--receipt-schema").out) == receipt_schema()
+    assert main_here("--root", str(windows), "--policy", "report-only").code == Verdict.REPORTED.exit_code
+    assert main_here("--root", str(windows)).code == 0
+    undone = main_here("--root", str(windows), "--undo", "--json")
+    assert json.loads(undone.out)["volumes"][0]["files"][0]["outcome"] == "restored"
+    assert "restored" in undone.err
+
+
+def test_an_interruption_before_any_change_says_so() -> None:
+    environment = FakeEnvironment()
+    environment.fail["volumes"] = KeyboardInterrupt()
+    done = main_here("--all-disks", environment=environment)
+    assert done.code == EXIT_INTERRUPTED
+    assert "Stopped before anything was left half-way." in done.err
+
+
+def test_sigterm_is_an_interruption_here() -> None:
+    class Terminated(FakeEnvironment):
+        def volumes(self) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().volumes()
+
+    assert main_here("--all-disks", environment=Terminated()).code == EXIT_INTERRUPTED
+
+
+def test_the_whole_machine_of_this_platform_is_linux() -> None:
+    assert _this_platform(PayloadConfig(image_id="", rules=())).name == "linux"

@@ -478,6 +478,16 @@ def test_a_serial_port_that_breaks_does_not_matter() -> None:
     assert run(NoPort(FakeVolume(volume(), windows_files()))).verdict is Verdict.REPAIRED
 
 
+def test_a_screen_that_breaks_does_not_matter() -> None:
+    environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
+
+    def broken(text: str) -> None:
+        raise OSError(errno.EIO, "gone")
+
+    environment.memory_screen.write = broken  # type: ignore[method-assign]
+    assert run(environment).verdict is Verdict.REPAIRED
+
+
 @pytest.mark.parametrize(
     "method", ["entry", "open_file", "is_protected", "listing", "make_directory", "write_file", "rename"]
 )
