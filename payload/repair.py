@@ -77,10 +77,11 @@ def repair(files: VolumeFiles, rules: Sequence[Rule], *, run_id: str, written: s
     decisions = [decision for examination in knowledge.examinations for decision in examination.decisions]
     refusal = ""
     results = list(completed)
-    try:
-        results.append(quarantine.apply(files, quarantine.plan(files, run_id, written, decisions)))
-    except StoreRefused as error:
-        refusal = str(error).rstrip(".")
+    if any(decision.changes for decision in decisions):
+        try:
+            results.append(quarantine.apply(files, quarantine.plan(files, run_id, written, decisions)))
+        except StoreRefused as error:
+            refusal = str(error).rstrip(".")
     conclusion = conclude(knowledge, results, refusal=refusal)
     return Repair(
         conclusion=replace(conclusion, notes=tuple(dict.fromkeys((*conclusion.notes, *notes)))),
