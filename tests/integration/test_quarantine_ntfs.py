@@ -118,6 +118,8 @@ def prepare(root: Path) -> None:
     faulty = root / IN_PLACE
     os.setxattr(faulty, "system.ntfs_acl", everybody(19))
     os.setxattr(faulty, "system.ntfs_attrib", struct.pack("<I", 0x27))  # archive, system, hidden, read-only
+    # The short name is lost by ntfs-3g's rename; everything else about the file has to survive its being there.
+    os.setxattr(faulty, "system.ntfs_dos_name", b"C-0000~1.SYS")
     modified = CHANNEL_FILES[FAULTY][1] // 100 + 116444736000000000 + 7
     os.setxattr(faulty, "system.ntfs_times", struct.pack("<QQQ", modified - 10**9, modified, modified + 10**9))
 

@@ -7,13 +7,15 @@ import dataclasses
 import errno
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from payload.contract import Action, FileClass, FileOutcome, Policy, Rule
-from payload.environment import posix_files
+from payload.environment import VolumeFiles, posix_files
 from payload.environment.posix_files import PosixVolumeFiles
 from payload.quarantine import apply, complete, complete_interrupted, interrupted, plan
 from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
@@ -477,3 +479,78 @@ def test_a_link_on_the_way_to_the_quarantine_stops_the_move(disk: Path) -> None:
     result = apply(files, dataclasses.replace(described, missing=()))
     assert {record.outcome for record in result.records} == {FileOutcome.FAILED}
     assert not (disk / "Windows" / "Windows").exists()
+
+
+class Unsteady:
+    """Files that do something unexpected once: each method of `spoil` is called instead of the real one."""
+
+    def __init__(self, files: PosixVolumeFiles, **spoil: Callable[..., Any]) -> None:
+        self._files = files
+        self._spoil = spoil
+
+    def __getattr__(self, name: str) -> Any:
+        return self._spoil.get(name) or getattr(self._files, name)
+
+
+def act_with(disk: Path, rule: Rule = CROWDSTRIKE_CHANNEL_291, **spoil: Callable[..., Any]) -> dict[str, str]:
+    """One run on files that misbehave after the plan was made; the details of what failed, by name."""
+    files = PosixVolumeFiles(disk)
+    described = plan(files, RUN, "2024-07-20T12:00:00Z", decisions_on(files, (rule,)))
+    result = apply(cast(VolumeFiles, Unsteady(files, **spoil)), described)
+    return {
+        record.path.rsplit("\\", 1)[1]: record.detail
+        for record in result.records
+        if record.outcome is FileOutcome.FAILED
+    }
+
+
+def test_a_rename_that_did_nothing_is_noticed(disk: Path) -> None:
+    before = snapshot(disk)
+    said = act_with(disk, rename=lambda source, destination: None)
+    assert set(said) == ACTED_ON
+    assert all(text.endswith("is still there after the move") for text in said.values())
+    assert_nothing_lost_or_doubled(disk, before)
+
+
+def test_a_rename_that_changed_the_file_is_noticed(disk: Path) -> None:
+    files = PosixVolumeFiles(disk)
+
+    def spoiling(source: tuple[str, ...], destination: tuple[str, ...]) -> None:
+        files.rename(source, destination)
+        os.utime(disk.joinpath(*destination), ns=(0, 0))
+
+    said = act_with(disk, rename=spoiling)
+    assert set(said) == ACTED_ON
+    assert all("after the move" in text and "modified 1970-01-01T00:00:00Z" in text for text in said.values())
+
+
+def test_a_deletion_that_did_nothing_is_noticed(disk: Path) -> None:
+    rule = dataclasses.replace(CROWDSTRIKE_CHANNEL_291, action=Action.DELETE)
+    said = act_with(disk, rule, remove=lambda path: None)
+    assert set(said.values()) == {"is still there after it was deleted"}
+
+
+def test_a_file_that_became_a_link_is_not_moved(disk: Path) -> None:
+    files = PosixVolumeFiles(disk)
+    described = plan(files, RUN, "2024-07-20T12:00:00Z", decisions_on(files))
+    name = "C-00000291-00000000-00000032.sys"
+    (disk / FOLDER / name).rename(disk / "moved")
+    (disk / FOLDER / name).symlink_to(disk / "moved")
+    said = {record.path.rsplit("\\", 1)[1]: record.detail for record in apply(files, described).records}
+    assert said[name] == "it changed while it was being looked at (left to a new run: it is a link)"
+    assert (disk / "moved").exists()
+
+
+def test_a_class_that_can_no_longer_be_read_is_other(disk: Path) -> None:
+    run = cut_off(disk)
+    files = PosixVolumeFiles(disk)
+    asked: list[object] = []
+
+    def failing(path: tuple[str, ...]) -> object:
+        asked.append(path)
+        if asked.count(path) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return files.entry(path)
+
+    result = complete(cast(VolumeFiles, Unsteady(files, entry=failing)), run, RULES)
+    assert {record.file_class for record in result.records} == {FileClass.OTHER}
