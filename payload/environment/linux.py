@@ -68,7 +68,7 @@ class LinuxEnvironment:
 
     def volumes(self) -> Sequence[Volume]:
         """Every volume of every disk but the boot medium. Writes to none of them."""
-        return [volume for surveyed in self._surveyed for volume in volumes_of(surveyed)]
+        return volumes_of(self._surveyed)
 
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
@@ -80,7 +80,7 @@ class LinuxEnvironment:
             raise VolumeNotOpened(volume.state, volume.detail, volume.advice)
         node = self._paths.dev / volume.id.replace("!", "/")
         mounted = (
-            mounted_for_changes(self._paths, node, self._config.hibernated)
+            mounted_for_changes(self._paths, node, self._config.hibernated, crashed=volume.state is VolumeState.UNCLEAN)
             if for_changes
             else mounted_to_look(self._paths, node)
         )

@@ -7,6 +7,10 @@ What was tried with ntfs-3g 2022.10.3 (tests/payload/test_linux_ntfs.py holds al
   a rename leaves the file with its old name, its new name or both, never with none.
 - `windows_names` is not given: the only names the payload creates are its own and those it found on the volume, and
   quarantine and undo must be able to carry any of the latter.
+- Exit code 14 of ntfs-3g.probe is two things: a hibernation file, or a journal of version 2.0 ("Metadata kept in
+  Windows cache"). Public reports say that Windows 8 and later write that version while they run, so a host that crashed
+  has it without being hibernated; `ntfsrecover --kill-fast-restart` replays it. A second volume of a truly hibernated
+  Windows has it as well, which is why the caller says whether that can be ruled out (`crashed`).
 - Names are case-sensitive here (`windows` beside `Windows` can be created), so whoever looks names up compares them.
 """
 
@@ -27,6 +31,7 @@ from payload.environment.linux_paths import LinuxPaths
 from payload.formats.ntfs import NtfsError, read_volume_information, write_dirty_flag
 
 PROBE_OK, PROBE_HIBERNATED, PROBE_UNCLEAN = 0, 14, 15
+_METADATA_IN_CACHE = "Metadata kept in Windows cache"
 #: ntfs-3g.probe(8), "EXIT CODES".
 _PROBE_SENTENCES = {
     11: "ntfs-3g.probe was called wrongly",
@@ -53,6 +58,11 @@ HIBERNATED_ADVICE = (
     "image again after a full restart of Windows (hold Shift while choosing Restart), use the WinPE image, or build an "
     "image whose profile discards hibernation."
 )
+MAYBE_HIBERNATED_DETAIL = (
+    "Windows was using this volume when it stopped, and another volume of this host is hibernated or locked, so this "
+    "one may belong to a hibernated Windows."
+)
+UNCLEAN_DETAIL = "Windows did not close this volume cleanly; its journal has to be replayed before it is changed."
 UNCLEAN_ADVICE = "Run chkdsk on this volume (the recovery environment has it), or use the WinPE image, then start this image again."  # fmt: skip  # noqa: E501
 DAMAGED_ADVICE = (
     "Run chkdsk on this volume from the recovery environment. If it fails as well, save the data of this disk first."
@@ -61,11 +71,15 @@ DAMAGED_ADVICE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What a look at a volume says: its state, a sentence, what to do (see payload.environment.Volume)."""
+    """What a look at a volume says: its state, a sentence, what to do (see payload.environment.Volume).
+
+    `newer_journal`: the journal is one that a running, crashed or hibernated Windows 8 or later leaves.
+    """
 
     state: VolumeState
     detail: str = ""
     advice: str = ""
+    newer_journal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +105,8 @@ def ntfs_state(node: Path) -> Condition:
     probe = _probe(node)
     if probe.returncode == PROBE_OK:
         return Condition(state=VolumeState.READY)
+    if probe.returncode == PROBE_HIBERNATED and _METADATA_IN_CACHE in probe.output:
+        return Condition(state=VolumeState.UNCLEAN, detail=UNCLEAN_DETAIL, newer_journal=True)
     if probe.returncode == PROBE_HIBERNATED:
         return Condition(
             state=VolumeState.HIBERNATED,
@@ -98,10 +114,7 @@ def ntfs_state(node: Path) -> Condition:
             advice=HIBERNATED_ADVICE,
         )
     if probe.returncode == PROBE_UNCLEAN:
-        return Condition(
-            state=VolumeState.UNCLEAN,
-            detail="Windows did not close this volume cleanly; its journal has to be replayed before it is changed.",
-        )
+        return Condition(state=VolumeState.UNCLEAN, detail=UNCLEAN_DETAIL)
     reason = _PROBE_SENTENCES.get(probe.returncode, probe.sentence)
     return Condition(
         state=VolumeState.UNREADABLE, detail=f"The volume cannot be opened: {reason}.", advice=DAMAGED_ADVICE
@@ -121,13 +134,17 @@ def mounted_to_look(paths: LinuxPaths, node: Path) -> Iterator[MountedNtfs]:
 
 
 @contextlib.contextmanager
-def mounted_for_changes(paths: LinuxPaths, node: Path, hibernated: HibernatedVolumes) -> Iterator[MountedNtfs]:
+def mounted_for_changes(
+    paths: LinuxPaths, node: Path, hibernated: HibernatedVolumes, *, crashed: bool = False
+) -> Iterator[MountedNtfs]:
     """Mount a volume for changes and flag it dirty until it has been closed cleanly. Raises VolumeNotOpened.
+
+    `crashed`: no Windows of this host can be hibernated, so a newer journal is a crashed Windows's.
 
     A volume that came unclean, hibernated or flagged stays flagged, so that Windows checks it at its next start.
     """
     notes: list[str] = []
-    came_clean, options = _prepare(node, hibernated, notes)
+    came_clean, options = _prepare(node, hibernated, notes, crashed=crashed)
     with _raw_device(node) as raw:
         came_clean = _flag_dirty(raw) and came_clean
         try:
@@ -147,29 +164,47 @@ def mounted_for_changes(paths: LinuxPaths, node: Path, hibernated: HibernatedVol
                 notes.append("The volume came flagged or unclean, so Windows checks it (chkdsk) at its next start.")
 
 
-def _prepare(node: Path, hibernated: HibernatedVolumes, notes: list[str]) -> tuple[bool, str]:
+def _prepare(node: Path, hibernated: HibernatedVolumes, notes: list[str], *, crashed: bool) -> tuple[bool, str]:
     """Make the volume ready to be mounted for changes: (whether it came clean, mount options)."""
-    state = ntfs_state(node)
-    if state.state is VolumeState.HIBERNATED:
+    found = ntfs_state(node)
+    if found.newer_journal and not crashed:
+        found = maybe_hibernated(found)
+    if found.state is VolumeState.HIBERNATED:
         if hibernated is not HibernatedVolumes.DISCARD:
-            raise VolumeNotOpened(state.state, state.detail, state.advice)
+            raise VolumeNotOpened(found.state, found.detail, found.advice)
+        # Fails on a journal that is empty or closed; whether all went well shows when the volume is mounted.
+        _recover(node, newer_journal=True)
         notes.append("The hibernated session of Windows was discarded, as the profile says.")
         return False, f"{CHANGE_OPTIONS},remove_hiberfile"
-    if state.state is VolumeState.UNCLEAN:
-        _replay_journal(node)
+    if found.state is VolumeState.UNCLEAN:
+        _replay_journal(node, newer_journal=found.newer_journal)
         notes.append("The volume's journal was replayed, because Windows had not closed it cleanly.")
         return False, CHANGE_OPTIONS
-    if state.state is not VolumeState.READY:
-        raise VolumeNotOpened(state.state, state.detail, state.advice)
+    if found.state is not VolumeState.READY:
+        raise VolumeNotOpened(found.state, found.detail, found.advice)
     return True, CHANGE_OPTIONS
+
+
+def maybe_hibernated(condition: Condition) -> Condition:
+    """What a volume with a newer journal is where a hibernated Windows cannot be ruled out; any other as it is."""
+    if not condition.newer_journal:
+        return condition
+    return Condition(
+        state=VolumeState.HIBERNATED, detail=MAYBE_HIBERNATED_DETAIL, advice=HIBERNATED_ADVICE, newer_journal=True
+    )
 
 
 def _probe(node: Path) -> Completed:
     return run(["ntfs-3g.probe", "--readwrite", str(node)], time_limit=_PROBE_SECONDS)
 
 
-def _replay_journal(node: Path) -> None:
-    recovered = run(["ntfsrecover", str(node)], time_limit=_RECOVER_SECONDS)
+def _recover(node: Path, *, newer_journal: bool) -> Completed:
+    kind = ["--kill-fast-restart"] if newer_journal else []
+    return run(["ntfsrecover", *kind, str(node)], time_limit=_RECOVER_SECONDS)
+
+
+def _replay_journal(node: Path, *, newer_journal: bool) -> None:
+    recovered = _recover(node, newer_journal=newer_journal)
     if recovered.ok and _probe(node).returncode == PROBE_OK:
         return
     raise VolumeNotOpened(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from payload.contract import DiskRecord
 from payload.environment import Volume, VolumeState
 from payload.environment.linux_disks import Disk, PartitionNode
-from payload.environment.linux_ntfs import Condition, ntfs_label, ntfs_state
+from payload.environment.linux_ntfs import Condition, maybe_hibernated, ntfs_label, ntfs_state
 from payload.formats.partition_table import (
     BIOS_BOOT,
     MBR_EXTENDED,
@@ -104,13 +104,45 @@ def survey_disk(disk: Disk) -> SurveyedDisk:
     return SurveyedDisk(disk=disk, state=UNREADABLE if detail else OK, detail=detail, table=table)
 
 
-def volumes_of(surveyed: SurveyedDisk) -> Iterator[Volume]:
-    """Every volume of a disk; none of the boot medium's."""
+def volumes_of(disks: Iterable[SurveyedDisk]) -> list[Volume]:
+    """Every volume of the host; none of the boot medium's.
+
+    Where one is hibernated or locked, others that Windows was using may belong to a hibernated Windows: left alone.
+    """
+    found = [volume for surveyed in disks for volume in _volumes_of_disk(surveyed)]
+    asleep = any(volume.condition.state in (VolumeState.HIBERNATED, VolumeState.LOCKED) for volume in found)
+    return [(replace(v, condition=maybe_hibernated(v.condition)) if asleep else v).as_volume() for v in found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FoundVolume:
+    node: PartitionNode
+    disk: Disk
+    condition: Condition
+    file_system: str = ""
+    label: str = ""
+
+    def as_volume(self) -> Volume:
+        return Volume(
+            id=self.node.name,
+            disk=self.disk.name,
+            label=self.label,
+            file_system=self.file_system,
+            size=self.node.size,
+            state=self.condition.state,
+            detail=self.condition.detail,
+            advice=self.condition.advice,
+        )
+
+
+def _volumes_of_disk(surveyed: SurveyedDisk) -> Iterator[_FoundVolume]:
     if surveyed.state == BOOT_MEDIUM:
         return
     for place in _places(surveyed):
         if surveyed.raid is not None:
-            yield _raid_member(surveyed, surveyed.raid, place)
+            detail = f"The disk is a part of {surveyed.raid.kind.words}."
+            member = Condition(state=VolumeState.RAID_MEMBER, detail=detail, advice=RAID_ADVICE)
+            yield _FoundVolume(node=place.node, disk=surveyed.disk, condition=member)
         elif (volume := _identified(surveyed, place)) is not None:
             yield volume
 
@@ -126,20 +158,7 @@ def _places(surveyed: SurveyedDisk) -> Iterator[_Place]:
         yield _Place(node=whole, whole_disk=True)
 
 
-def _raid_member(surveyed: SurveyedDisk, raid: RaidMetadata, place: _Place) -> Volume:
-    return Volume(
-        id=place.node.name,
-        disk=surveyed.disk.name,
-        label="",
-        file_system="",
-        size=place.node.size,
-        state=VolumeState.RAID_MEMBER,
-        detail=f"The disk is a part of {raid.kind.words}.",
-        advice=RAID_ADVICE,
-    )
-
-
-def _identified(surveyed: SurveyedDisk, place: _Place) -> Volume | None:
+def _identified(surveyed: SurveyedDisk, place: _Place) -> _FoundVolume | None:
     """The volume at a place; None for a whole disk that has neither partitions nor a file system."""
     node, disk = place.node, surveyed.disk
     try:
@@ -147,25 +166,16 @@ def _identified(surveyed: SurveyedDisk, place: _Place) -> Volume | None:
             kind = identify(stream.read(HEAD_LENGTH))
     except OSError as error:
         detail = f"The volume cannot be read: {error.strerror or error}."
-        return _volume(disk, node, "", Condition(state=VolumeState.UNREADABLE, detail=detail, advice=READ_ERROR_ADVICE))
+        unreadable = Condition(state=VolumeState.UNREADABLE, detail=detail, advice=READ_ERROR_ADVICE)
+        return _FoundVolume(node=node, disk=disk, condition=unreadable)
     if place.whole_disk and kind in (VolumeKind.EMPTY, VolumeKind.UNKNOWN):
         if surveyed.state == OK:
             return None
         lost = Condition(state=VolumeState.UNREADABLE, detail=surveyed.detail, advice=LOST_TABLE_ADVICE)
-        return _volume(disk, node, "", lost)
+        return _FoundVolume(node=node, disk=disk, condition=lost)
     if kind is VolumeKind.NTFS:
-        return _volume(disk, node, kind.value, ntfs_state(node.node), ntfs_label(node.node))
-    return _volume(disk, node, kind.value, _CONDITIONS.get(kind, Condition(state=VolumeState.NOT_WINDOWS)))
-
-
-def _volume(disk: Disk, node: PartitionNode, file_system: str, condition: Condition, label: str = "") -> Volume:
-    return Volume(
-        id=node.name,
-        disk=disk.name,
-        label=label,
-        file_system=file_system,
-        size=node.size,
-        state=condition.state,
-        detail=condition.detail,
-        advice=condition.advice,
-    )
+        return _FoundVolume(
+            node=node, disk=disk, condition=ntfs_state(node.node), file_system=kind.value, label=ntfs_label(node.node)
+        )
+    condition = _CONDITIONS.get(kind, Condition(state=VolumeState.NOT_WINDOWS))
+    return _FoundVolume(node=node, disk=disk, condition=condition, file_system=kind.value)

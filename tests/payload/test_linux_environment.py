@@ -17,6 +17,7 @@ from payload.environment.linux import LinuxEnvironment
 from payload.formats.partition_table import BASIC_DATA, EFI_SYSTEM, LDM_DATA, MICROSOFT_RESERVED, STORAGE_SPACES
 from payload.formats.raid_metadata import INTEL_SIGNATURE
 from tests.payload.linux_fakes import IMAGE_ID, MIB, FakeMachine, can_mount, config, gpt, make_ntfs, mbr, needs
+from tests.payload.test_linux_ntfs import set_crashed
 
 _WHY_NOT = can_mount()
 OWN = "none / rootfs rw 0 0\n"
@@ -187,6 +188,23 @@ def test_opening_a_volume(machine: FakeMachine, tmp_path: Path) -> None:
                 assert stream.read() == b"content"
     finally:
         subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "state"),
+    [(b"", VolumeState.UNCLEAN), (b"\xebX\x90-FVE-FS-", VolumeState.HIBERNATED)],
+    ids=["alone", "beside a locked volume"],
+)
+@needs("mkntfs", "ntfs-3g.probe")
+def test_a_crashed_windows_is_not_hibernated_unless_it_may_be(
+    machine: FakeMachine, other: bytes, state: VolumeState
+) -> None:
+    gpt_disk(machine, "sda", [BASIC_DATA, BASIC_DATA])
+    set_crashed(make_ntfs(machine.paths.dev / "sda1", size=8 * MIB))
+    put(machine.paths.dev / "sda2", 0, other)
+    (volume, _) = environment(machine).volumes()
+    assert volume.state is state
+    assert ("hibernated" in volume.detail) == (state is VolumeState.HIBERNATED)
 
 
 def identity(machine: FakeMachine, name: str, content: object) -> Path:

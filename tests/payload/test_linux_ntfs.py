@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -35,14 +36,23 @@ def image(tmp_path: Path) -> Path:
     return make_ntfs(tmp_path / "image")
 
 
-@pytest.fixture
-def node(image: Path) -> Iterator[Path]:
-    """The image as a block device. Tests change the image before they ask for it."""
+@contextlib.contextmanager
+def as_device(image: Path) -> Iterator[Path]:
+    """An image as a block device."""
     device = subprocess.run(
         ["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True
     ).stdout.strip()
-    yield Path(device)
-    subprocess.run(["losetup", "-d", device], check=True)
+    try:
+        yield Path(device)
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.fixture
+def node(image: Path) -> Iterator[Path]:
+    """A clean volume as a block device."""
+    with as_device(image) as device:
+        yield device
 
 
 def set_dirty(image: Path) -> None:
@@ -63,22 +73,44 @@ def set_hibernated(image: Path) -> None:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def set_unclean(image: Path) -> None:
-    """Two restart pages in $LogFile that say that the volume is in use (as prototypes/linux/ntfspatch.py)."""
+def set_unclean(image: Path, *, version: int = 1, replayable: bool = True) -> None:
+    """What a Windows that stopped leaves in $LogFile: restart pages in use, one checkpoint (linux-ntfs, $LogFile).
+
+    Version 1 is what Windows up to 7 writes (1.1), version 2 what 8 and later do while they run (2.0). Without the
+    checkpoint ntfsrecover finds nothing to start from.
+    """
     with image.open("r+b") as stream:
         offset, size = _log_file(stream.read(512), image)
-        page = bytearray(4096)
-        struct.pack_into("<4sHHQIIHhh", page, 0, b"RSTR", 30, 9, 0, 4096, 4096, 48, 1, 1)
-        struct.pack_into("<QHHHHIHHqIHHII", page, 48, 0x100, 1, 0xFFFF, 0, 0, 64 - (size.bit_length() - 3), 0xD0, 0x30, size, 0, 0x30, 0x40, 0, 0)  # fmt: skip  # noqa: E501
-        struct.pack_into("<QQHHH6sI", page, 96, 0x100, 0x100, 0xFFFF, 0xFFFF, 0, b"", 8)
-        page[128:136] = "NTFS".encode("utf-16-le")
-        page[30:32] = b"\1\0"
-        for i in range(8):
-            end = (i + 1) * 512 - 2
-            page[32 + 2 * i : 34 + 2 * i] = page[end : end + 2]
-            page[end : end + 2] = b"\1\0"
+        lsn = 5 << (size.bit_length() - 4) | (2 * 4096 + 64) >> 3
+        area = struct.pack("<QHHHHIHHqIHHII", lsn, 1, 0xFFFF, 0, 0, 67 - size.bit_length(), 0xD0, 0x30, size, 0x68, 0x30, 0x40, 0, 0)  # fmt: skip  # noqa: E501
+        client = struct.pack("<QQHHH6sI", lsn, lsn, 0xFFFF, 0xFFFF, 0, b"", 8) + "NTFS".encode("utf-16-le")
+        header = struct.pack("<4sHHQIIHHH", b"RSTR", 30, 9, 0, 4096, 4096, 48, 2 - version, version)
+        restart = _protected(header.ljust(48, b"\0") + area + client, 30)
+        checkpoint = struct.pack("<QQQIHHIIH6sHHHH", lsn, 0, 0, 0x68, 0, 0, 2, 0, 0, b"", 0, 0, 0, 0)
+        pages = [restart, restart]
+        if replayable:
+            pages += [_record_page(end, checkpoint) for end in (lsn, lsn - 16)]
+            pages += [_record_page(1, b"", torn=True)] * (size // 4096 - 4)
         stream.seek(offset)
-        stream.write(bytes(page) * 2)
+        stream.write(b"".join(pages))
+
+
+def _record_page(last_end_lsn: int, record: bytes, *, torn: bool = False) -> bytes:
+    end = 64 + 48 + 0x68
+    header = struct.pack("<4sHHQIHHH6sQ", b"RCRD", 40, 9, 4 * 4096, 1, 1, 1, end, b"", last_end_lsn)
+    page = _protected(header.ljust(64, b"\0") + record, 40)
+    return page[:510] + b"zz" + page[512:] if torn else page
+
+
+def _protected(page: bytes, array: int) -> bytes:
+    """A page of 4096 bytes with update sequence number 1."""
+    data = bytearray(page.ljust(4096, b"\0"))
+    data[array : array + 2] = b"\1\0"
+    for i in range(8):
+        end = (i + 1) * 512 - 2
+        data[array + 2 + 2 * i : array + 4 + 2 * i] = data[end : end + 2]
+        data[end : end + 2] = b"\1\0"
+    return bytes(data)
 
 
 def _log_file(boot: bytes, image: Path) -> tuple[int, int]:
@@ -96,7 +128,25 @@ def _log_file(boot: bytes, image: Path) -> tuple[int, int]:
     return cluster * geometry.cluster_size, struct.unpack_from("<Q", record, at + 48)[0]
 
 
-MAKE = {"clean": lambda image: None, "dirty": set_dirty, "unclean": set_unclean, "hibernated": set_hibernated}
+def set_crashed(image: Path) -> None:
+    """As a Windows 10 that stopped with a blue screen."""
+    set_unclean(image, version=2)
+
+
+def set_asleep(image: Path) -> None:
+    """As a Windows 10 with fast startup: the hibernation file and the newer journal."""
+    set_hibernated(image)
+    set_crashed(image)
+
+
+MAKE = {
+    "clean": lambda image: None,
+    "dirty": set_dirty,
+    "unclean": set_unclean,
+    "crashed": set_crashed,
+    "hibernated": set_hibernated,
+    "asleep": set_asleep,
+}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +155,8 @@ MAKE = {"clean": lambda image: None, "dirty": set_dirty, "unclean": set_unclean,
         ("clean", VolumeState.READY),
         ("dirty", VolumeState.READY),
         ("unclean", VolumeState.UNCLEAN),
+        ("crashed", VolumeState.UNCLEAN),
+        ("asleep", VolumeState.HIBERNATED),
         ("hibernated", VolumeState.HIBERNATED),
     ],
 )
@@ -113,20 +165,15 @@ def test_looking_writes_not_one_byte(machine: FakeMachine, image: Path, kind: st
         stream.flush()
     MAKE[kind](image)
     before = image.read_bytes()
-    device = subprocess.run(
-        ["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    try:
-        assert ntfs_state(Path(device)).state is state
-        assert ntfs_label(Path(device)) == "Windows"
-        with mounted_to_look(machine.paths, Path(device)) as mounted:
+    with as_device(image) as device:
+        assert ntfs_state(device).state is state
+        assert ntfs_label(device) == "Windows"
+        with mounted_to_look(machine.paths, device) as mounted:
             assert not mounted.writable
             list(mounted.root.iterdir())
             with pytest.raises(OSError, match="Read-only"):
                 (mounted.root / "x").write_text("x")
         assert mounted.notes == []
-    finally:
-        subprocess.run(["losetup", "-d", device], check=True)
     assert image.read_bytes() == before
 
 
@@ -179,24 +226,20 @@ def test_hibernated_is_left_alone(machine: FakeMachine, image: Path) -> None:
     assert image.read_bytes() == before
 
 
-def test_hibernated_is_discarded_where_the_profile_says_so(machine: FakeMachine, image: Path) -> None:
-    set_hibernated(image)
-    device = subprocess.run(
-        ["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    try:
-        with mounted_for_changes(machine.paths, Path(device), DISCARD) as mounted:
-            assert not (mounted.root / "hiberfil.sys").exists()
-        assert "discarded" in mounted.notes[0]
-        assert "chkdsk" in mounted.notes[1]
-    finally:
-        subprocess.run(["losetup", "-d", device], check=True)
+@pytest.mark.parametrize("kind", ["hibernated", "asleep"])
+def test_hibernated_is_discarded_where_the_profile_says_so(machine: FakeMachine, image: Path, kind: str) -> None:
+    MAKE[kind](image)
+    with as_device(image) as device, mounted_for_changes(machine.paths, device, DISCARD) as mounted:
+        assert not (mounted.root / "hiberfil.sys").exists()
+    assert "discarded" in mounted.notes[0]
+    assert "chkdsk" in mounted.notes[1]
     assert is_dirty(image)
     assert ntfs_state(image).state is VolumeState.READY
 
 
 def test_a_journal_that_cannot_be_replayed(machine: FakeMachine, image: Path) -> None:
-    set_unclean(image)
+    set_unclean(image, replayable=False)
+    before = image.read_bytes()
     with (
         pytest.raises(VolumeNotOpened, match="journal could not be replayed") as failure,
         mounted_for_changes(machine.paths, image, LEAVE),
@@ -204,26 +247,30 @@ def test_a_journal_that_cannot_be_replayed(machine: FakeMachine, image: Path) ->
         pass
     assert failure.value.state is VolumeState.UNCLEAN
     assert "chkdsk" in failure.value.advice
-    assert not is_dirty(image)
+    assert image.read_bytes() == before
 
 
-def test_a_replayed_journal(machine: FakeMachine, image: Path) -> None:
-    """A stand-in for ntfsrecover empties the journal: no real unclean journal can be made here."""
-    set_unclean(image)
-    offset, _ = _log_file(image.read_bytes()[:512], image)
-    device = subprocess.run(
-        ["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    machine.program("ntfsrecover", f'printf "%8192s" | tr " " "\\377" | dd of="$1" bs=1 seek={offset} conv=notrunc status=none')  # fmt: skip  # noqa: E501
-    try:
-        with mounted_for_changes(machine.paths, Path(device), LEAVE) as mounted:
+@pytest.mark.parametrize("kind", ["unclean", "crashed"])
+def test_a_journal_is_replayed_by_the_real_ntfsrecover(machine: FakeMachine, image: Path, kind: str) -> None:
+    MAKE[kind](image)
+    with as_device(image) as device:
+        with mounted_for_changes(machine.paths, device, LEAVE, crashed=True) as mounted:
             (mounted.root / "new").write_text("new")
-        assert machine.calls == [f"ntfsrecover {device}"]
         assert "replayed" in mounted.notes[0]
         assert "chkdsk" in mounted.notes[1]
-    finally:
-        subprocess.run(["losetup", "-d", device], check=True)
+        assert ntfs_state(device).state is VolumeState.READY
+        with mounted_to_look(machine.paths, device) as again:
+            assert (again.root / "new").read_text() == "new"
     assert is_dirty(image)
+
+
+def test_a_newer_journal_is_left_alone_where_windows_may_be_hibernated(machine: FakeMachine, image: Path) -> None:
+    set_crashed(image)
+    before = image.read_bytes()
+    with pytest.raises(VolumeNotOpened) as failure, mounted_for_changes(machine.paths, image, LEAVE):
+        pass
+    assert failure.value.state is VolumeState.HIBERNATED
+    assert image.read_bytes() == before
 
 
 def test_an_image_file_is_not_fuseblk_so_it_is_not_trusted(machine: FakeMachine, image: Path) -> None:
