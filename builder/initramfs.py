@@ -195,7 +195,7 @@ def _add_elf(tree: cpio.Tree, root: Path, name: str, *, needed_by: str) -> None:
             hint="A package was renamed or moved a file; see builder/base/packages.py.",
         )
     data = file.read_bytes()
-    tree.file(name, data, mode=0o755 if is_elf(data) else 0o644)
+    tree.file(name, data, mode=0o755)
     if not is_elf(data):
         return
     try:

@@ -76,7 +76,7 @@ class LinuxBaseSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One package, pinned. `uri` is empty for one from a folder of .deb files."""
+    """One package, pinned. `file` is its name in the pool; that of a folder of .deb files has a path and no `uri`."""
 
     name: str
     version: str
@@ -169,7 +169,7 @@ def from_folder(folder: Path) -> PackageSet:
                 architecture=architecture,
                 sha256=sha256,
                 size=path.stat().st_size,
-                file=file,
+                file=str(path.resolve()),
                 uri="",
             )
         )
@@ -236,7 +236,7 @@ def _require(names: Sequence[str], *, where: str) -> None:
 
 
 def fetch(packages: PackageSet, *, pool: Path, offline: bool, step: Step) -> tuple[Path, ...]:
-    """The .deb files in `pool` (`settings.debs` for packages of a folder): downloaded where missing, every one checked.
+    """The .deb files, in `pool` or the folder they were given in: downloaded where missing, every one checked.
 
     Raises BaseMediaError naming a file whose sha256 is wrong, with what was expected and found.
     """

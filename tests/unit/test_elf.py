@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from builder import elf
 from tests.unit.elf_maker import kernel_module
 
+START_OF_PYTHON = Path(sys.executable).resolve().read_bytes()[:8192]
 REAL = [path for path in (shutil.which(name) for name in ("sh", "dpkg-deb", "apt-get", "gzip")) if path]
 
 
@@ -83,7 +84,7 @@ def test_garbage_behind_a_good_start(data: bytes) -> None:
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_one_wrong_byte_in_a_real_program_never_surprises(position: int, value: int) -> None:
-    data = bytearray(Path(sys.executable).resolve().read_bytes()[:8192])
+    data = bytearray(START_OF_PYTHON)
     data[position] = value
     try:
         elf.dependencies(bytes(data))
