@@ -7,6 +7,7 @@ import argparse
 from builder.build import BuildOptions, build
 from builder.cache import default_folder
 from builder.commands.profile_arguments import profile_from
+from builder.commands.program import program
 from builder.console import Console, Summary, size_text
 
 
@@ -32,8 +33,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
                 ("time", f"{built.seconds:.1f} s"),
             ),
             next_steps=(
-                f"bluelift verify {built.image}     boots it and lets it repair a disk",
-                f"bluelift inspect {built.image}    shows what is inside",
+                f"{program()} verify {built.image}     boots it and lets it repair a disk",
+                f"{program()} inspect {built.image}    shows what is inside",
                 "then write it to a USB stick or burn it to a disc, and boot the broken host from it",
             ),
         )

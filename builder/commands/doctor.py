@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from builder.cache import default_folder
+from builder.commands.program import program
 from builder.console import Console, Summary, Table
 from builder.doctor import Diagnosis, diagnose
 from builder.errors import ToolMissing
@@ -43,7 +44,7 @@ def _summary(diagnosis: Diagnosis) -> Summary:
     if diagnosis.missing_packages:
         steps += (f"apt-get install {' '.join(diagnosis.missing_packages)}",)
     if diagnosis.can_build:
-        steps += ("bluelift build -o dist",)
+        steps += (f"{program()} build -o dist",)
     return Summary(
         title="this machine",
         facts=(("can build", yes_no[diagnosis.can_build]), ("can verify", yes_no[diagnosis.can_verify])),

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from builder import profile
+from builder.commands.program import program
 from builder.console import Console, Summary
 from builder.errors import OutputError, UsageError
 
@@ -26,8 +27,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
             title=f"wrote {file}",
             next_steps=(
                 f"edit {file}; every key in it is explained",
-                f"bluelift plan {file}     checks it and shows what would be built",
-                f"bluelift build {file} -o dist",
+                f"{program()} plan {file}     checks it and shows what would be built",
+                f"{program()} build {file} -o dist",
             ),
         )
     )
