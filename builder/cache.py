@@ -144,6 +144,7 @@ class Cache:
 
     def area(self, name: str) -> Path:
         """A folder of the cache for one purpose (`pool`, `apt`), made if need be."""
+        self._make()
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -56,7 +56,7 @@ class EndingSection(Section):
     """What happens once the verdict stands."""
 
     repaired: Literal["reboot", "power-off", "stay"] = Field(
-        default="reboot", description="After REPAIRED or ALREADY CLEAN."
+        default="reboot", description="After REPAIRED."
     )
     otherwise: Literal["power-off", "stay"] | None = Field(
         default=None,

@@ -136,6 +136,12 @@ def test_the_folder_is_tagged_for_backup_programs(tmp_path: Path) -> None:
         )
 
 
+def test_a_folder_for_tools_alone_is_tagged_too(tmp_path: Path) -> None:
+    """What is not tagged first would be taken for somebody else's folder by the next build."""
+    Cache(tmp_path / "cache").area("tools")
+    store(Cache(tmp_path / "cache"))
+
+
 def test_somebody_elses_folder_is_not_used_and_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="not a cache of Bluelift's"), Cache(tmp_path).locked(silent):
