@@ -32,7 +32,7 @@ class Mark(enum.StrEnum):
     """A state that the Windows partition, or the whole disk, is brought into after it was filled."""
 
     DIRTY_FLAG = "dirty-flag"
-    UNCLEAN_JOURNAL = "unclean-journal"
+    BROKEN_JOURNAL = "broken-journal"
     RAID_MEMBER = "raid-member"
     BITLOCKER = "bitlocker"
 
@@ -183,8 +183,8 @@ def _write_windows(disk: BinaryIO, made: BrokenDisk, *, beside: Path) -> None:
         return
     _write_ntfs(disk, made.windows, label="Windows", tree=made.plan.tree, beside=beside)
     patcher = NtfsPatcher(disk, start=made.windows.start)
-    if Mark.UNCLEAN_JOURNAL in marks:
-        patcher.make_journal_unclean()
+    if Mark.BROKEN_JOURNAL in marks:
+        patcher.break_journal()
     if Mark.DIRTY_FLAG in marks:
         patcher.set_dirty()
 

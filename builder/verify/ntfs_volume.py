@@ -132,8 +132,11 @@ class NtfsPatcher:
             struct.pack_into("<H", record, offset, struct.unpack_from("<H", record, offset)[0] | _DIRTY)
             self._write(table + _VOLUME_RECORD * self._record_size, bytes(record))
 
-    def make_journal_unclean(self) -> None:
-        """Write restart pages into $LogFile that name one client still in use: what a power cut leaves."""
+    def break_journal(self) -> None:
+        """Write restart pages into $LogFile that name a client still in use, with no log records behind them.
+
+        ntfs-3g calls such a volume unclean; ntfsrecover finds nothing it could replay and refuses.
+        """
         record = self._record(self._tables[0], _LOG_RECORD)
         data = next(a for a in self._attributes(record) if a.kind == _DATA)
         (size,) = struct.unpack_from("<Q", record, data.offset + 48)

@@ -35,6 +35,7 @@ class VerifyRequest:
     memory_mib: int = 1024
     limit: float = 180
     retries: int = 1
+    serial_port: bool = True
 
 
 def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
@@ -61,6 +62,7 @@ def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
         memory_mib=request.memory_mib,
         limit=request.limit,
         retries=request.retries,
+        serial_port=request.serial_port,
     )
     total = len(scenarios) * len(firmwares) * len(request.controllers)
     reports: list[BootReport] = []

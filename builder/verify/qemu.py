@@ -81,6 +81,7 @@ class MachineConfig:
     direct: DirectKernel | None = None
     incoming: Path | None = None
     paused: bool = False
+    serial_port: bool = True
     memory_mib: int = 1024
     accelerator: Accelerator = Accelerator.TCG
     program: str = QEMU
@@ -101,7 +102,7 @@ def machine_argv(config: MachineConfig) -> tuple[str, ...]:
         *("-uuid", config.uuid),
         *("-smbios", _SYSTEM_INFORMATION.format(serial=_value(config.serial_number), uuid=config.uuid)),
         *("-qmp", f"unix:{_value(str(config.qmp_socket))},server=on,wait=off"),
-        *("-chardev", f"file,id=serial,path={_value(str(config.serial_log))}", "-serial", "chardev:serial"),
+        *_serial(config),
         *_image(config),
         *_direct(config),
         *_disk(config),
@@ -132,6 +133,12 @@ def _firmware(config: MachineConfig) -> tuple[str, ...]:
         *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_value(str(config.code))}"),
         *("-drive", f"if=pflash,format=raw,unit=1,file={_value(str(config.variables))}"),
     )
+
+
+def _serial(config: MachineConfig) -> tuple[str, ...]:
+    if not config.serial_port:
+        return ("-serial", "none")
+    return ("-chardev", f"file,id=serial,path={_value(str(config.serial_log))}", "-serial", "chardev:serial")
 
 
 def _image(config: MachineConfig) -> tuple[str, ...]:

@@ -101,11 +101,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         boots=(_REPAIRED_AND_FLAGGED,),
     ),
     Scenario(
-        name="unclean-journal",
-        title="a volume whose journal was cut off",
-        tree=broken_windows,
-        marks=(Mark.UNCLEAN_JOURNAL,),
-        boots=(_REPAIRED_AND_FLAGGED,),
+        name="broken-journal",
+        title="a volume whose journal was cut off so that it cannot be replayed",
+        tree=lambda: broken_windows().all_kept(),
+        marks=(Mark.BROKEN_JOURNAL,),
+        boots=(Expectation(verdict=Verdict.FAILED, afterwards=Afterwards.UNTOUCHED),),
     ),
     Scenario(
         name="hibernated",

@@ -36,6 +36,7 @@ _LINUX = re.compile(r"^\s*linux\s+(\S+)\s+(.*)$", re.MULTILINE)
 _INITRD = re.compile(r"^\s*initrd\s+(\S+)\s*$", re.MULTILINE)
 _RUN_LIMIT = 90
 _SAVE_LIMIT = 120
+_LOAD_LIMIT = 60
 #: What the kernel reads to find partitions, per partition and table; more would mean that files were read.
 _READ_BEFORE_START = 4 << 20
 
@@ -268,12 +269,16 @@ class _Rig:
 
 
 def _resume(machine: Machine) -> float:
-    """Wait until the saved state is loaded and runs; how many seconds that took."""
-    while machine.ended is None and machine.seconds < _RUN_LIMIT:
-        if machine.command("query-status")["status"] == "running":
-            break
+    """Let the saved machine go on as soon as its state is loaded (it was saved while stopped); when that was.
+
+    Raises VerifyFailed when the state cannot be loaded.
+    """
+    while machine.ended is None and machine.seconds < _LOAD_LIMIT:
+        if machine.command("query-status")["status"] == "paused":
+            machine.command("cont")
+            return machine.seconds
         machine.watch(0.02)
-    return machine.seconds
+    raise VerifyFailed(f"QEMU could not load the machine's saved state ({machine.ended or 'time limit'})")
 
 
 def _bytes_read(machine: Machine) -> int:

@@ -65,6 +65,12 @@ def test_plain_uefi_has_no_smm() -> None:
     assert "-global" not in argv
 
 
+def test_a_machine_without_a_serial_port() -> None:
+    argv = machine_argv(replace(CONFIG, serial_port=False))
+    assert ("-serial", "none") in pairs(argv)
+    assert "-chardev" not in argv
+
+
 def test_commas_in_paths_are_doubled() -> None:
     argv = machine_argv(replace(CONFIG, image=Path("/i/a,b.iso")))
     assert any(word.startswith("file=/i/a,,b.iso,format=raw") for word in argv)

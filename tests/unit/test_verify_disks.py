@@ -162,7 +162,7 @@ def test_a_copy_is_equal_and_as_sparse(disk: BrokenDisk, tmp_path: Path) -> None
 
 @pytest.mark.mounts
 @needs_ntfs
-@pytest.mark.parametrize(("mark", "code"), [(Mark.DIRTY_FLAG, 0), (Mark.UNCLEAN_JOURNAL, 15)])
+@pytest.mark.parametrize(("mark", "code"), [(Mark.DIRTY_FLAG, 0), (Mark.BROKEN_JOURNAL, 15)])
 def test_marks_are_seen_by_ntfs_3g(tmp_path: Path, mark: Mark, code: int) -> None:
     made = make_disk(DiskPlan(tree=faulty_only_windows(), marks=(mark,)), tmp_path / "disk.raw")
     volume = extract_partition(made.path, made.windows, tmp_path / "w.ntfs")
