@@ -209,7 +209,7 @@ def _replay_journal(node: Path, *, newer_journal: bool) -> None:
         return
     raise VolumeNotOpened(
         VolumeState.UNCLEAN,
-        f"The volume's journal could not be replayed, so nothing was changed. ({recovered.sentence}.)",
+        f"The volume's journal could not be replayed, so no file was touched. ({recovered.sentence}.)",
         UNCLEAN_ADVICE,
     )
 

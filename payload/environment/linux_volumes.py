@@ -42,10 +42,10 @@ _CONDITIONS = {
     VolumeKind.STORAGE_SPACES: Condition(
         state=VolumeState.RAID_MEMBER, detail="It is a part of a Storage Spaces pool.", advice=RAID_ADVICE
     ),
+    # A server with a ReFS data volume is repaired all the same; its Windows is on NTFS.
     VolumeKind.REFS: Condition(
-        state=VolumeState.UNREADABLE,
-        detail="The volume is ReFS, which Linux cannot open.",
-        advice="If Windows is installed on it, use the WinPE image.",
+        state=VolumeState.NOT_WINDOWS,
+        detail="The volume is ReFS, which Linux cannot open and Windows does not start from.",
     ),
 }
 

@@ -97,7 +97,7 @@ def test_volumes_of_an_ordinary_disk(machine: FakeMachine) -> None:
         "sda1": ("FAT12", VolumeState.NOT_WINDOWS),
         "sda3": ("NTFS", VolumeState.READY),
         "sda4": ("BitLocker", VolumeState.LOCKED),
-        "sda5": ("ReFS", VolumeState.UNREADABLE),
+        "sda5": ("ReFS", VolumeState.NOT_WINDOWS),
         "sda6": ("", VolumeState.UNREADABLE),
     }
     volumes = {volume.id: volume for volume in env.volumes()}
