@@ -33,6 +33,8 @@ _TARGET_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(LABEL)|$(SIGNE
 _RELEASE_NAME = re.compile(
     r"^(oldoldstable|oldstable|stable|testing|unstable|sid|[a-z]+)(-security|-updates)?(/updates)?$"
 )
+#: 'https://MIRROR/debian/dists/trixie/main/binary-amd64/Packages.xz' NAME SIZE ...
+_PACKAGES_URI = re.compile(r"'(\S+/)dists/(\S+?)/([a-z-]+)/binary-\w+/Packages[.\w]*' ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,16 @@ def machine_mirrors() -> Mirrors | None:
     """Debian's archives as the machine's own sources name them, None where they name none."""
     listing = run(["apt-get", "indextargets", "--format", _TARGET_FORMAT, "Identifier: Packages"],
                   reason="find the Debian mirror this machine uses", time_limit=60, ok=(0, 100))  # fmt: skip
-    return parse_targets(listing.text)
+    # Sources whose lists were never read (a fresh container) are not among these targets; an update would read them.
+    update = run(["apt-get", "update", "--print-uris"],
+                 reason="find the Debian mirror this machine uses", time_limit=60, ok=(0, 100))  # fmt: skip
+    return parse_targets(listing.text + targets_of_update(update.text))
+
+
+def targets_of_update(uris: str) -> str:
+    """What `apt-get update --print-uris` would read, as lines of `_TARGET_FORMAT` without origin, label and key."""
+    found = (_PACKAGES_URI.match(line) for line in uris.splitlines())
+    return "".join(f"{match[1]}|{match[2]}|{match[3]}|||\n" for match in found if match)
 
 
 def parse_targets(listing: str) -> Mirrors | None:

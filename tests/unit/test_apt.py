@@ -179,3 +179,16 @@ def test_a_machine_without_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_packages_are_named_without_versions_of_anything() -> None:
     assert not [name for name in REQUIRED if "6.12" in name or "3.13" in name]
+
+
+def test_a_machine_that_never_read_its_lists_still_knows_its_mirrors() -> None:
+    """As `apt-get update --print-uris` (apt 3.0, Debian 13) prints it in a fresh container."""
+    printed = (
+        "'https://one.example/debian/dists/trixie/InRelease' one.example_debian_dists_trixie_InRelease 0 \n"
+        "'https://one.example/debian/dists/trixie/main/binary-amd64/Packages.xz' one.example_x 0 \n"
+        "'https://other.example/tool/dists/stable/main/binary-amd64/Packages.xz' other.example_x 0 \n"
+        "'https://two.example/debian-security/dists/trixie-security/main/binary-amd64/Packages.xz' two.example_x 0 \n"
+    )
+    found = apt.parse_targets(apt.targets_of_update(printed))
+    assert found == apt.Mirrors(main="https://one.example/debian/", security="https://two.example/debian-security/")
+    assert apt.targets_of_update("E: nothing\n") == ""
