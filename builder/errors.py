@@ -64,6 +64,10 @@ class ToolFailed(BuilderError):
     exit_code = 5
 
 
+class OutOfTime(ToolFailed):
+    """A program was still running at its time limit, and was ended."""
+
+
 class BaseMediaError(BuilderError):
     """Base media (packages, ISO, WIM) cannot be had, or are not what they should be."""
 

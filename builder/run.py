@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import ToolFailed, ToolMissing
+from builder.errors import OutOfTime, ToolFailed, ToolMissing
 
 #: What a child may inherit; everything else would make a build depend on who runs it.
 _INHERITED = (
@@ -70,19 +70,23 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     ok: Sequence[int] = (0,),
+    capture: bool = True,
 ) -> Completed:
     """Run `argv` to its end and return what it printed.
 
-    `reason` completes the sentence "... is needed to REASON". `ok` lists the exit codes that are not errors.
-    Raises ToolMissing when the program does not exist, ToolFailed on any other exit code or after `time_limit` seconds.
+    `reason` completes the sentence "... is needed to REASON". `ok` lists the exit codes that are not errors. Without
+    `capture` the output is thrown away: for what leaves services behind that would hold a pipe open.
+    Raises ToolMissing when the program does not exist, ToolFailed on any other exit code, OutOfTime (a
+    ToolFailed) after `time_limit` seconds.
     """
     started = time.monotonic()
+    output = subprocess.PIPE if capture else subprocess.DEVNULL
     try:
         with subprocess.Popen(
             list(argv),
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             env=child_environment(env),
             cwd=cwd,
             start_new_session=True,
@@ -91,7 +95,7 @@ def run(
                 out, err = process.communicate(stdin, timeout=time_limit)
             except subprocess.TimeoutExpired:
                 _end(process)
-                raise ToolFailed(
+                raise OutOfTime(
                     f"{Path(argv[0]).name} did not finish within {time_limit:g} s (it was run to {reason})",
                     hint=f"The command was: {command_line(argv)}",
                 ) from None
@@ -101,7 +105,11 @@ def run(
     except FileNotFoundError as error:
         raise missing(argv[0], reason) from error
     result = Completed(
-        argv=tuple(argv), returncode=process.returncode, stdout=out, stderr=err, seconds=time.monotonic() - started
+        argv=tuple(argv),
+        returncode=process.returncode,
+        stdout=out or b"",
+        stderr=err or b"",
+        seconds=time.monotonic() - started,
     )
     if result.returncode not in ok:
         raise ToolFailed(
