@@ -35,6 +35,23 @@ def payload_files() -> tuple[tuple[str, bytes], ...]:
     return files
 
 
+def payload_spec() -> bytes:
+    """PyInstaller's recipe for the payload (payload.spec)."""
+    return _read(_PACKAGE.parent / "payload" / "payload.spec")
+
+
+def freeze_pins() -> bytes:
+    """What the payload is frozen with on Linux (freeze_pins.toml)."""
+    return _read(_PACKAGE / "freeze_pins.toml")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise _broken(path) from error
+
+
 def _data(name: str) -> Path:
     # The wheel carries these folders below builder/data; a checkout has them beside the package.
     for folder in (_PACKAGE / "data" / name, _PACKAGE.parent / name):
