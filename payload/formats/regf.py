@@ -1,5 +1,7 @@
 """Windows registry hives (regf 1.3 to 1.6), read-only, one cell at a time from a file that may be 100 MB.
 
+`payload.formats.regf_writer` writes them.
+
 Source: "Windows registry file format specification" (M. Suhanov) and libregf's documentation. Offsets of cells count
 from the end of the base block. A hive from a host that crashed is often dirty (its logs were not written back): it is
 read as it is, and `Hive.dirty` says so. Whatever is damaged raises HiveError, never anything else.
@@ -20,8 +22,11 @@ NO_CELL = 0xFFFFFFFF
 
 #: nk after its signature: flags, time, access, parent, subkeys, volatile subkeys, list, volatile list, values, list.
 _KEY = struct.Struct("<2sHQIIIIIIII")
+_KEY_SECURITY = 44
+_KEY_CONTROL = 54
 _KEY_NAME_LENGTH = 72
 _KEY_NAME = 76
+_SECURITY = 20
 _VALUE = struct.Struct("<2sHIIIH")
 _VALUE_NAME = 20
 _ASCII_KEY = 0x0020
@@ -97,6 +102,9 @@ class Hive:
             raise HiveError(f"a hive starts with 'regf', this file with {base[:4]!r}")
         first, second = struct.unpack_from("<II", base, 4)
         self.minor_version: int = struct.unpack_from("<I", base, 24)[0]
+        #: When the hive was last written, as a FILETIME, and its file name as stored: the end of it, 64 bytes.
+        self.written: int = struct.unpack_from("<Q", base, 12)[0]
+        self.file_name: bytes = base[48:112]
         self._root: int = struct.unpack_from("<I", base, 36)[0]
         #: Whether the hive's last change was not finished, so that its logs may know more than it does.
         self.dirty: bool = first != second or not _checksum_fits(base)
@@ -163,11 +171,39 @@ class Key:
     def __init__(self, hive: Hive, cell: bytes) -> None:
         self._hive = hive
         fields = _KEY.unpack_from(cell)
-        flags = fields[1]
+        #: The key's flags as stored, and when it was last written, as a FILETIME.
+        self.flags: int = fields[1]
+        self.written: int = fields[2]
+        #: User, virtualization and debug flags: the upper half of the word that holds the longest subkey's name.
+        self.control: int = struct.unpack_from("<H", cell, _KEY_CONTROL)[0]
+        self._security, self._class_name = struct.unpack_from("<II", cell, _KEY_SECURITY)
         self._subkey_count, self._subkey_list = fields[5], fields[7]
         self._value_count, self._value_list = fields[9], fields[10]
-        (length,) = struct.unpack_from("<H", cell, _KEY_NAME_LENGTH)
-        self.name = _name(cell[_KEY_NAME : _KEY_NAME + length], length, ascii_only=bool(flags & _ASCII_KEY))
+        length, self._class_length = struct.unpack_from("<HH", cell, _KEY_NAME_LENGTH)
+        self.name = _name(cell[_KEY_NAME : _KEY_NAME + length], length, ascii_only=bool(self.flags & _ASCII_KEY))
+
+    @property
+    def class_name(self) -> bytes:
+        """The key's class name as stored (UTF-16-LE); empty where it has none. Raises HiveError."""
+        if not self._class_length or self._class_name == NO_CELL:
+            return b""
+        cell = self._hive.cell(self._class_name, max(self._class_length, 8))
+        if len(cell) < self._class_length:
+            raise HiveError(f"a class name of {self._class_length} bytes does not fit its cell")
+        return cell[: self._class_length]
+
+    @property
+    def security(self) -> bytes | None:
+        """The key's self-relative security descriptor ([MS-DTYP] 2.4.6); None where it has none. Raises HiveError."""
+        if self._security == NO_CELL:
+            return None
+        cell = self._hive.cell(self._security)
+        if len(cell) < _SECURITY or cell[:2] != b"sk":
+            raise HiveError(f"no security descriptor at {self._security:#x}: found {cell[:2]!r}")
+        (length,) = struct.unpack_from("<I", cell, 16)
+        if len(cell) < _SECURITY + length:
+            raise HiveError(f"a security descriptor of {length} bytes does not fit its cell")
+        return cell[_SECURITY : _SECURITY + length]
 
     def subkeys(self) -> Iterator[Key]:
         """The subkeys in the order stored. Raises HiveError at the first that is damaged."""
