@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_inspect(commands)
     _add_doctor(commands)
+    _add_freeze(commands)
     _add_clean(commands)
     _add_init(commands)
     _add_schema(commands)
@@ -191,6 +192,31 @@ def _add_doctor(commands: _Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     _add_cache(parser)
+
+
+def _add_freeze(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "freeze",
+        "make the payload a Windows program, for safe mode and rescue VMs",
+        "bluelift freeze -o dist\nbluelift freeze --windows-python python-3.11.9-embed-amd64.zip",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="output folder (default: dist)"
+    )
+    _add_freezing(parser)
+    parser.add_argument("--offline", action="store_true", help="use only what is in the cache")
+    _add_cache(parser)
+
+
+def _add_freezing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the payload for Windows")
+    group.add_argument(
+        "--payload-exe", type=Path, metavar="DIR", help="a payload frozen before: a folder with its SHA256SUMS"
+    )
+    group.add_argument(
+        "--windows-python", type=Path, metavar="FILE", help="your own embeddable or NuGet package of Python 3.11.9"
+    )
 
 
 def _add_clean(commands: _Commands) -> None:
