@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -40,7 +40,7 @@ from payload.session import RunOptions, Session
 from payload.store import new_run_id
 from payload.verdict import error_note
 
-#: The configuration inside the image; where it is, the whole machine is ours.
+#: The configuration inside the Linux image; where it is, the whole machine is ours.
 IMAGE_CONFIG = Path("/bluelift/config.json")
 
 _EXAMPLES = """\
@@ -64,10 +64,10 @@ class UsageProblem(Exception):
 class Place:
     """Where the payload runs; tests give places of their own."""
 
-    image_config: Path = IMAGE_CONFIG
+    image_config: Path | None = field(default_factory=lambda: _image_config())  # noqa: PLW0108 - it is defined below
     stdout: TextIO
     stderr: TextIO
-    environment: Callable[[PayloadConfig], Environment]
+    environment: Callable[..., Environment]
 
 
 def main(argv: Sequence[str] | None = None, place: Place | None = None) -> int:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None, place: Place | None = None) -> int:
     if arguments.receipt_schema:
         _print_json(place.stdout, receipt_schema())
         return 0
-    in_image = not arguments.root and place.image_config.exists()
+    in_image = not arguments.root and place.image_config is not None and place.image_config.exists()
     with _signals():
         try:
             return _run_in_image(arguments, place) if in_image else _run_by_hand(arguments, place)
@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", nargs="+", type=Path, action="extend", metavar="PATH", help="a mounted volume's root")
     parser.add_argument("--all-disks", action="store_true", help="every disk of this machine (root; not for every day)")
+    if sys.platform == "win32":
+        parser.add_argument(
+            "--this-windows",
+            action="store_true",
+            help="with --all-disks: the Windows that runs now as well (safe mode)",
+        )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration (JSON); else the built-in rules")
     parser.add_argument(
         "--policy", choices=[policy.value for policy in Policy], help="instead of the rules' own policy"
@@ -191,6 +197,8 @@ def _environment_by_hand(
             "Give --root PATH with the folder where a broken host's volume is mounted,\n"
             "or --all-disks to look at every disk of this machine. See --help."
         )
+    if getattr(arguments, "this_windows", False):
+        return place.environment(config, running_windows=True)
     return place.environment(config)
 
 
@@ -261,11 +269,25 @@ def _refuse_in_image(place: Place, problem: UsageProblem) -> int:
 # --- small things ----------------------------------------------------------------------------------------------------
 
 
-def _this_platform(config: PayloadConfig) -> Environment:
+def _this_platform(config: PayloadConfig, *, running_windows: bool = False) -> Environment:
     # Not imported before it is needed: `--root` runs where these modules' system calls do not exist.
+    if sys.platform == "win32":
+        from payload.environment.windows import WindowsEnvironment  # noqa: PLC0415
+
+        return WindowsEnvironment(config, running_windows=running_windows)
     from payload.environment.linux import LinuxEnvironment  # noqa: PLC0415
 
     return LinuxEnvironment(config)
+
+
+def _image_config() -> Path | None:
+    """Where the image's configuration is. A running Windows has none: there, users may make a folder in the root."""
+    if sys.platform == "win32":
+        from payload.environment.windows_power import image_folder  # noqa: PLC0415
+
+        folder = image_folder()
+        return folder / "config.json" if folder else None
+    return IMAGE_CONFIG
 
 
 def _options(started: float, *, dry_run: bool) -> RunOptions:

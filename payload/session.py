@@ -238,7 +238,7 @@ class Session:
             volumes=tuple(volumes),
             controllers=self._controllers,
             policies={rule.id: rule.policy for rule in self._config.rules},
-            notes=tuple(self._notes),
+            notes=(*self._environment.notes(), *self._notes),
         )
 
     @contextmanager

@@ -186,6 +186,10 @@ class Environment(Protocol):
         """One line to the serial port (or wherever machines listen). Never raises: a missing port loses the line."""
         ...
 
+    def notes(self) -> Sequence[str]:
+        """What happened on the way that the receipt should tell: drivers loaded, disks brought online."""
+        ...
+
     def host(self) -> HostIdentity:
         """Who this host is."""
         ...

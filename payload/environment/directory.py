@@ -12,7 +12,11 @@ from typing import TextIO
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
 from payload.environment import Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
-from payload.environment.posix_files import PosixVolumeFiles
+
+if sys.platform == "win32":
+    from payload.environment.windows_folder import folder_files, folder_is_read_only, folder_size
+else:
+    from payload.environment.posix_folder import folder_files, folder_is_read_only, folder_size
 
 
 class TerminalScreen:
@@ -75,6 +79,10 @@ class DirectoryEnvironment:
     def emit(self, line: str) -> None:
         """Nothing: no machine listens here; `--json` prints the receipt."""
 
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
     def host(self) -> HostIdentity:
         """Nobody: the disk is attached to a machine that is not its own."""
         return HostIdentity()
@@ -98,11 +106,11 @@ class DirectoryEnvironment:
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
         """The folder as a volume. Raises VolumeNotOpened where it cannot be read, or not be changed."""
         root = Path(volume.id)
-        if for_changes and os.statvfs(root).f_flag & os.ST_RDONLY:
+        if for_changes and folder_is_read_only(root):
             raise VolumeNotOpened(
                 VolumeState.UNREADABLE, "it is mounted read-only", "Mount it for writing and run again."
             )
-        yield OpenVolume(volume=volume, files=PosixVolumeFiles(root), writable=for_changes)
+        yield OpenVolume(volume=volume, files=folder_files(root), writable=for_changes)
 
     @contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002
@@ -117,16 +125,11 @@ class DirectoryEnvironment:
 
 
 def _volume(root: Path) -> Volume:
-    try:
-        status = os.statvfs(root)
-        size = status.f_blocks * status.f_frsize
-    except OSError:
-        size = 0
     return Volume(
         id=str(root),
         disk="",
         label="",
         file_system="",
-        size=size,
+        size=folder_size(root),
         state=VolumeState.READY,
     )

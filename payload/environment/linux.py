@@ -49,6 +49,10 @@ class LinuxEnvironment:
         """One line to the serial port; lost where there is none."""
         self._serial.emit(line)
 
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
     def host(self) -> HostIdentity:
         """Who this host is, from SMBIOS and the firmware's variables."""
         return host_identity(self._paths)

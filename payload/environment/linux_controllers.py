@@ -7,23 +7,8 @@ from pathlib import Path
 
 from payload.contract import ControllerRecord
 from payload.environment.linux_paths import LinuxPaths
+from payload.formats.pci_storage import INTEL, SUBCLASS_RAID, controller_kind
 
-#: PCI Code and ID Assignment Specification 1.14, class 01h.
-_KINDS = {
-    0x00: "SCSI",
-    0x01: "IDE",
-    0x03: "IPI",
-    0x04: "RAID",
-    0x05: "ATA",
-    0x06: "SATA",
-    0x07: "SAS",
-    0x08: "NVMe",
-    0x09: "UFS",
-    0x80: "storage",
-}
-_INTEL = "8086"
-#: Volume Management Device, as linux drivers/pci/controller/vmd.c lists them.
-_INTEL_VMD = frozenset({"201d", "28c0", "467f", "4c3d", "9a0b", "a77f", "7d0b", "ad0b", "b60b", "b06f"})
 _SWITCH = (
     "If the host's disk is not listed: in the BIOS setup, switch the storage mode from RAID/RST/Optane (VMD) to AHCI, "
     "start this image again, and switch it back before Windows starts. Or use the WinPE image with the vendor's driver."
@@ -49,12 +34,11 @@ def _controller(device: Path) -> ControllerRecord | None:
         return None
     vendor, product = _id(device / "vendor"), _id(device / "device")
     subclass = code >> 8 & 0xFF
-    is_vmd = vendor == _INTEL and product in _INTEL_VMD
     driver = _driver(device)
     return ControllerRecord(
         address=device.name,
         pci_id=f"{vendor}:{product}",
-        kind="Intel VMD" if is_vmd else _KINDS.get(subclass, "storage"),
+        kind=controller_kind(vendor, product, subclass),
         driver=driver,
         advice=_advice(device, vendor, subclass, driver),
     )
@@ -65,7 +49,7 @@ def _advice(device: Path, vendor: str, subclass: int, driver: str) -> str:
     if remapped.isdigit() and int(remapped) > 0:
         return f"This controller hides {int(remapped)} NVMe disk(s) behind Intel RST. {_SWITCH}"
     # VMD is class 0104h as well.
-    if vendor == _INTEL and subclass == 0x04:
+    if vendor == INTEL and subclass == SUBCLASS_RAID:
         return f"This controller is in Intel RST/VMD (RAID) mode. {_SWITCH}"
     return "" if driver else _NO_DRIVER
 

@@ -257,6 +257,10 @@ class FakeEnvironment:
         """Keeps the line."""
         self.lines.append(line)
 
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
     def host(self) -> HostIdentity:
         """A host."""
         self._fault("host")

@@ -1,0 +1,51 @@
+"""Leaving under Windows: wpeutil in WinPE, shutdown.exe elsewhere.
+
+No BootNext is set: WinPE's own boot manager restarts into the firmware's order, and the medium asks for a key.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import winreg
+from pathlib import Path
+
+from payload.contract import MEDIUM_FOLDER, AfterRepair
+from payload.environment.windows_commands import run, run_on_console
+
+_MINI_NT = r"SYSTEM\CurrentControlSet\Control\MiniNT"
+_LIMIT = 60.0
+_IN_WINPE = {AfterRepair.REBOOT: ("wpeutil", "reboot"), AfterRepair.POWER_OFF: ("wpeutil", "shutdown")}
+_IN_WINDOWS = {
+    AfterRepair.REBOOT: ("shutdown.exe", "/r", "/t", "0"),
+    AfterRepair.POWER_OFF: ("shutdown.exe", "/s", "/t", "0"),
+}
+
+
+def is_winpe() -> bool:
+    """Whether this is Windows PE (or the recovery environment), by the key that only it has."""
+    try:
+        winreg.CloseKey(winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _MINI_NT))
+    except OSError:
+        return False
+    return True
+
+
+def image_folder() -> Path | None:
+    """Bluelift's own folder inside a WinPE image (X:\\Bluelift); None in a running Windows."""
+    return Path(os.environ.get("SYSTEMDRIVE", "X:") + "\\") / MEDIUM_FOLDER if is_winpe() else None
+
+
+def leave(action: AfterRepair) -> None:
+    """Restart or power off. Raises OSError where the program that does it says that it could not."""
+    if action is AfterRepair.STAY:
+        return
+    done = run((_IN_WINPE if is_winpe() else _IN_WINDOWS)[action], time_limit=_LIMIT)
+    if not done.ok:
+        raise OSError(errno.EIO, done.sentence)
+
+
+def shell() -> str:
+    """A command prompt on the console until it is left; why there was none, or empty."""
+    ended = run_on_console(["cmd.exe", "/k", "title Bluelift: type exit to come back"])
+    return "" if ended.returncode >= 0 and not ended.output else ended.sentence
