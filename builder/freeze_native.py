@@ -14,11 +14,16 @@ from builder.console import Step
 from builder.errors import ToolMissing
 from builder.freeze import FreezeJob
 from builder.frozen import FrozenPayload
+from builder.import_gate import EXECUTABLE
 from builder.pe import Machine
 from builder.run import run
 
 #: Seconds; it takes 5 to 20.
 TIME_LIMIT = 600.0
+#: A module that was left out by mistake shows when the program is started.
+STARTS = ("--help",)
+START_REASON = "see whether the frozen payload starts"
+START_LIMIT = 60.0
 _REASON = "freeze the payload for Windows"
 #: The line of Python that is known to run in Windows PE: later ones ask WMI, earlier ones lack what the payload uses.
 _PYTHON = (3, 11)
@@ -54,6 +59,7 @@ class NativeBackend:
             env={**reproducible(job.epoch), "PYINSTALLER_CONFIG_DIR": str(job.scratch / "config")},
             cwd=job.scratch,
         )
+        run([str(output / "payload" / EXECUTABLE), *STARTS], reason=START_REASON, time_limit=START_LIMIT)
         return frozen.read_folder(output / "payload")
 
 

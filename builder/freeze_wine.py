@@ -10,8 +10,9 @@ from builder import frozen
 from builder.console import Step
 from builder.errors import BaseMediaError, ToolMissing
 from builder.freeze import FreezeJob
-from builder.freeze_native import TIME_LIMIT, pyinstaller_arguments, reproducible
+from builder.freeze_native import START_LIMIT, START_REASON, STARTS, TIME_LIMIT, pyinstaller_arguments, reproducible
 from builder.frozen import FrozenPayload
+from builder.import_gate import EXECUTABLE
 from builder.pe import Machine
 from builder.resources import freeze_pins
 from builder.windows_python import (
@@ -80,6 +81,8 @@ class WineBackend:
                 env=reproducible(job.epoch),
                 cwd=job.scratch,
             )
+            program = prefix.windows_path(job.scratch / "output" / "payload" / EXECUTABLE)
+            prefix.run([program, *STARTS], reason=START_REASON, time_limit=START_LIMIT)
         return frozen.read_folder(job.scratch / "output" / "payload")
 
     def _wine(self) -> str:

@@ -5,13 +5,20 @@ title Bluelift
 set "BLUELIFT_SELF=%~f0"
 set "BLUELIFT_OPTIONS=%*"
 if not exist "%~dp0payload\payload.exe" goto incomplete
-rem Only an administrator may read S-1-5-19. Where there is no reg.exe there is nobody but the system.
+rem In Windows PE (the MiniNT key) there is nobody but the system; elsewhere only an administrator may read S-1-5-19.
 if not exist "%SystemRoot%\System32\reg.exe" goto run
+"%SystemRoot%\System32\reg.exe" query HKLM\SYSTEM\CurrentControlSet\Control\MiniNT >nul 2>nul
+if not errorlevel 1 goto run
 "%SystemRoot%\System32\reg.exe" query HKU\S-1-5-19 >nul 2>nul
 if errorlevel 1 goto elevate
 
 :run
-if "%~1"=="" set "BLUELIFT_OPTIONS=--all-disks"
+rem In safe mode the Windows that runs is the broken one; on a rescue VM it is not.
+if not "%~1"=="" goto start
+set "BLUELIFT_OPTIONS=--all-disks"
+if not "%SAFEBOOT_OPTION%"=="" set "BLUELIFT_OPTIONS=--all-disks --this-windows"
+
+:start
 "%~dp0payload\payload.exe" %BLUELIFT_OPTIONS%
 set "BLUELIFT_CODE=%ERRORLEVEL%"
 if not "%~1"=="" goto end
