@@ -45,8 +45,9 @@ def verify_argv(file: Path, bundle: Path) -> list[str]:
 def signer_in(said: str) -> str:
     """The signer's common name in what `osslsigncode verify` printed, "" where there is none."""
     subject = _SIGNER.search(said)
-    name = _COMMON_NAME.search(subject[1]) if subject else None
-    return name[1].strip() if name else ""
+    # osslsigncode does not escape a "/" inside a name: with two common names nobody can tell which is one.
+    names = _COMMON_NAME.findall(subject[1]) if subject else []
+    return names[0].strip() if len(names) == 1 else ""
 
 
 def ca_bundle() -> Path:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import lzma
 import os
 import re
+import struct
 import sys
 import tarfile
 import tempfile
@@ -36,6 +38,17 @@ _CATALOG = "python.cat"
 _NEEDED = ("python.exe", "python311.dll", "vcruntime140.dll", "_ctypes.pyd", "libffi-8.dll")
 #: Folders of the library that a freeze does not need, and that no catalog lists.
 _LEFT_OUT = ("site-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "__pycache__")
+#: What zipfile raises at a damaged archive, as its members' compression has it.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 _LARGEST_MEMBER = 64_000_000
 _LARGEST_PACKAGE = 400_000_000
 
@@ -301,7 +314,7 @@ def _archive(source: Path | IO[bytes], name: str) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError as error:
         raise BaseMediaError(f"{name} is not there", hint="--windows-python takes a file.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, IsADirectoryError) as error:
+    except _UNREADABLE as error:
         raise BaseMediaError(f"{name} is not a ZIP archive that can be read: {error}", hint=_which_python()) from error
 
 
