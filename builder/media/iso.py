@@ -1,92 +1,82 @@
-"""Bootable ISO images by pycdlib: ISO9660 level 3, Rock Ridge, Joliet, El Torito for BIOS and UEFI.
+"""Bootable ISO images by pycdlib: ISO9660 with Rock Ridge, Joliet or UDF, El Torito for BIOS and UEFI.
 
-The same layout gives the same bytes. What was written is read back by `builder.media.iso9660` and compared by sha256:
-pycdlib fills a source that became shorter with zeroes and says nothing.
+The same layout gives the same bytes. What was written is read back by `builder.media.iso9660` and `builder.media.udf`
+and compared by sha256: pycdlib fills a source that became shorter with zeroes and says nothing.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import shutil
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import pycdlib
 from pycdlib.pycdlibexception import PyCdlibException
 
 from builder.console import Step
 from builder.errors import OutputError
 from builder.media.iso9660 import SECTOR, IsoEntry, IsoImage, Tree
-from builder.media.iso_names import IsoNames, NamedPath, plan_names
-from builder.media.reproducible import pycdlib_at
+from builder.media.iso_follow import FollowedOutput, FollowedSource
+from builder.media.iso_layout import BiosImage as BiosImage
+from builder.media.iso_layout import IsoFile as IsoFile
+from builder.media.iso_layout import IsoForm as IsoForm
+from builder.media.iso_layout import IsoLayout as IsoLayout
+from builder.media.iso_master import BLOCK, LARGE, IsoJob, IsoSource, changed, master
+from builder.media.iso_names import IsoNames, plan_names
+from builder.media.udf import UdfVolume
 
 #: GRUB under SeaBIOS reads past the end of the file system; without this its last files come out wrong.
 PADDING = 150 * SECTOR
-#: The catalog's load size is 16 bits of 512-byte sectors.
-_LARGEST_BOOT_IMAGE = 0xFFFF * 512
-_BIOS, _UEFI = 0, 0xEF
-_BLOCK = 1 << 20
+#: Where UDF is, a file has one record in ISO9660, which holds 32 bits of length.
+_LARGEST_WITH_UDF = (1 << 32) - 1
+_UDF_STRUCTURES = 320 * SECTOR
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, kw_only=True)
-class IsoFile:
-    """One file of an ISO: `path` inside it, "/" between parts ("Bluelift/initrd.img"), and the source of its bytes."""
+class WrittenIso:
+    """An ISO that was written: its size in bytes, its sha256 in hex, and the sha256 of every file by its path.
 
-    path: str
-    source: Path | bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class IsoLayout:
-    """What an ISO holds. `bios_image` and `uefi_image` are paths among `files`, or None.
-
-    `bios_image` is one of GRUB's: its first 2048 bytes are loaded and it gets a boot information table at offset 8.
-    `volume_id`: A-Z, 0-9 and "_", at most 16 characters (Joliet's limit). `epoch`: every time stamp, seconds UTC.
+    Boot images are listed as they were given, without a boot information table.
     """
 
-    volume_id: str
-    files: tuple[IsoFile, ...]
-    bios_image: str | None
-    uefi_image: str | None
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """A file of the layout as it was when the work began."""
-
-    file: IsoFile
     size: int
     sha256: str
+    files: Mapping[str, str]
 
 
-def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> None:
+def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
     """Write `layout` to `output`, beside it first, and read every file back.
 
     Raises OutputError where the layout does not fit an ISO, where there is no room, or where what can be read back is
     not what went in; then `output` is as it was before.
     """
     _check_layout(layout)
-    names = plan_names([file.path for file in layout.files])
+    names = plan_names([file.path for file in layout.files], level=4 if layout.form.udf else 3)
     sources = [_measure(file) for file in layout.files]
-    needed = _space_needed(sources, names)
+    _check_sizes(layout, sources)
+    needed = _space_needed(layout, sources, names)
     with _beside(output, needed) as part:
-        with part.open("w+b") as stream:
-            _master(layout, names, sources, stream, step)
-            stream.write(bytes(PADDING))
-            stream.flush()
-            os.fsync(stream.fileno())
-            _read_back(layout, names, sources, stream)
+        with FollowedOutput(part) as stream, ExitStack() as opened:
+            followed = {s.file.path: opened.enter_context(_follow(s, stream)) for s in sources if s.large}
+            job = IsoJob(layout=layout, names=names, sources=tuple(sources), followed=followed)
+            master(job, stream, step)
+            if not layout.form.udf:
+                # UDF's second anchor is in the last block, and must stay there.
+                stream.write(bytes(PADDING))
+            digests = {path: source.finish() for path, source in followed.items()}
+            sha256, size = stream.finish(), stream.tell()
+            with part.open("rb") as back:
+                _read_back(job, stream, back)
         part.replace(output)
-    step.note(f"{output.name}: {output.stat().st_size} bytes, {len(sources)} files read back")
+    step.note(f"{output.name}: {size} bytes, {len(sources)} files read back")
+    return WrittenIso(size=size, sha256=sha256, files={s.file.path: s.sha256 or digests[s.file.path] for s in sources})
 
 
 def boot_info_table(boot_image: bytes, lba: int) -> bytes:
@@ -111,27 +101,47 @@ def _check_layout(layout: IsoLayout) -> None:
             raise OutputError(f"the boot image '{image}' is not among the files of the ISO")
 
 
-def _measure(file: IsoFile) -> _Source:
-    """Size and sha256 of a source, read once from its beginning to its end."""
+def _measure(file: IsoFile) -> IsoSource:
+    """Size and sha256 of a source; a large one is only looked at."""
     digest = hashlib.sha256()
     size = 0
     if isinstance(file.source, bytes):
-        return _Source(file=file, size=len(file.source), sha256=hashlib.sha256(file.source).hexdigest())
+        return IsoSource(file=file, size=len(file.source), sha256=hashlib.sha256(file.source).hexdigest())
     try:
         with file.source.open("rb") as stream:
-            while block := stream.read(_BLOCK):
+            size_now = os.fstat(stream.fileno()).st_size
+            if size_now >= LARGE:
+                return IsoSource(file=file, size=size_now, sha256=file.sha256)
+            while block := stream.read(BLOCK):
                 digest.update(block)
                 size += len(block)
     except OSError as error:
         raise OutputError(f"cannot read {file.source} for '{file.path}' in the ISO: {error.strerror}") from error
-    return _Source(file=file, size=size, sha256=digest.hexdigest())
+    return IsoSource(file=file, size=size, sha256=digest.hexdigest())
 
 
-def _space_needed(sources: list[_Source], names: IsoNames) -> int:
+def _check_sizes(layout: IsoLayout, sources: list[IsoSource]) -> None:
+    for source in sources:
+        if layout.form.udf and source.size > _LARGEST_WITH_UDF:
+            raise OutputError(
+                f"'{source.file.path}' has {source.size} bytes; a file on this ISO must be smaller than 4 GiB",
+                hint="A boot.wim of this size holds more than Windows PE: export the one image that boots.",
+            )
+
+
+def _space_needed(layout: IsoLayout, sources: list[IsoSource], names: IsoNames) -> int:
     """Bytes the ISO will have, at most: contents in whole sectors, folders, descriptors, padding."""
     contents = sum(-(-source.size // SECTOR) * SECTOR for source in sources)
     folders = (len(names.folders) + 1) * 2 * SECTOR + len(sources) * 1024
+    if layout.form.udf:
+        folders += (len(names.folders) + len(sources) + 1) * 2 * SECTOR + _UDF_STRUCTURES
     return contents + folders + 64 * SECTOR + PADDING
+
+
+def _follow(source: IsoSource, stream: FollowedOutput) -> FollowedSource:
+    path = source.file.source
+    assert isinstance(path, Path)
+    return FollowedSource(path, source.size, stream, sha256=source.sha256)
 
 
 @contextmanager
@@ -161,97 +171,79 @@ def _no_room(output: Path, needed: int, free: int) -> OutputError:
     )
 
 
-def _master(layout: IsoLayout, names: IsoNames, sources: list[_Source], stream: BinaryIO, step: Step) -> None:
-    """Have pycdlib write the ISO to `stream`."""
-    with pycdlib_at(layout.epoch):
-        iso = pycdlib.PyCdlib()
-        iso.new(
-            interchange_level=3,
-            joliet=3,
-            rock_ridge="1.09",
-            vol_ident=layout.volume_id,
-            sys_ident="",
-            app_ident_str="BLUELIFT",
-        )
-        try:
-            for folder in names.folders:
-                iso.add_directory(folder.iso, rr_name=folder.name, joliet_path=folder.joliet, file_mode=0o040555)
-            for source in sources:
-                _add_file(iso, source, names.files[source.file.path])
-            _add_boot_entries(iso, layout, names, {source.file.path: source for source in sources})
-            iso.write_fp(
-                stream, blocksize=_BLOCK, progress_cb=lambda done, total, _: step.progress(done, total, "bytes")
-            )
-        finally:
-            iso.close()
-    stream.seek(0, os.SEEK_END)
+def _trees(job: IsoJob, stream: BinaryIO) -> list[tuple[dict[str, IsoEntry], dict[str, str]]]:
+    """Every tree that has the files: its entries by path, and the paths that the layout's files have there."""
+    size = stream.seek(0, os.SEEK_END)
+    trees = []
+    names, layout = job.names, job.layout
+    if layout.form is not IsoForm.MICROSOFT:
+        image = IsoImage(stream, size)
+        rock_ridge = layout.form is IsoForm.ROCK_RIDGE
+        primary = {path: path if rock_ridge else name.iso[1:] for path, name in names.files.items()}
+        joliet = {path: name.joliet[1:] for path, name in names.files.items()}
+        trees.append(({entry.path: entry for entry in image.files(Tree.PRIMARY)}, primary))
+        trees.append(({entry.path: entry for entry in image.files(Tree.JOLIET)}, joliet))
+    if layout.form.udf:
+        volume = UdfVolume(stream, size)
+        trees.append(({entry.path: entry for entry in volume.files()}, {path: path for path in names.files}))
+    return trees
 
 
-def _add_file(iso: pycdlib.PyCdlib, source: _Source, name: NamedPath) -> None:
-    content = source.file.source
-    if isinstance(content, bytes):
-        iso.add_fp(
-            io.BytesIO(content), len(content), name.iso, rr_name=name.name, joliet_path=name.joliet, file_mode=0o100444
-        )
-    elif content.stat().st_size != source.size:
-        raise _changed(source)
-    else:
-        iso.add_file(str(content), name.iso, rr_name=name.name, joliet_path=name.joliet, file_mode=0o100444)
+def _read_back(job: IsoJob, stream: FollowedOutput, back: BinaryIO) -> None:
+    """Compare every file under all of its names with what went in; raises OutputError where they differ.
 
-
-def _add_boot_entries(iso: pycdlib.PyCdlib, layout: IsoLayout, names: IsoNames, sources: dict[str, _Source]) -> None:
-    """The boot catalog: BIOS first, as the validation entry's platform, then UEFI in a section of its own."""
-    catalog = names.boot_catalog
-    for path in (layout.bios_image, layout.uefi_image):
-        if path is None:
-            continue
-        size = sources[path].size
-        if not 64 <= size <= _LARGEST_BOOT_IMAGE:
-            raise OutputError(f"the boot image '{path}' has {size} bytes; El Torito allows 64 to {_LARGEST_BOOT_IMAGE}")
-        bios = path == layout.bios_image
-        iso.add_eltorito(
-            names.files[path].iso,
-            bootcatfile=catalog.iso,
-            rr_bootcatname=catalog.name,
-            joliet_bootcatfile=catalog.joliet,
-            boot_load_size=4 if bios else None,
-            boot_info_table=bios,
-            platform_id=_BIOS if bios else _UEFI,
-            efi=not bios,
-        )
-
-
-def _read_back(layout: IsoLayout, names: IsoNames, sources: list[_Source], stream: BinaryIO) -> None:
-    """Compare every file under both of its names with what went in; raises OutputError where they differ."""
-    image = IsoImage(stream, stream.seek(0, os.SEEK_END))
-    primary = {entry.path: entry for entry in image.files(Tree.PRIMARY)}
-    joliet = {entry.path: entry for entry in image.files(Tree.JOLIET)}
-    for source in sources:
+    `back`: the finished ISO. A large file was compared while `stream` was written; only its place is looked at here.
+    """
+    trees = _trees(job, back)
+    for source in job.sources:
         path = source.file.path
-        entry, second = primary.get(path), joliet.get(names.files[path].joliet[1:])
-        if entry is None or second is None or entry.pieces != second.pieces:
+        found = [entries.get(paths[path]) for entries, paths in trees]
+        entry = found[0]
+        if entry is None or any(other is None or _merged(other) != _merged(entry) for other in found):
             raise OutputError(f"'{path}' cannot be found in the ISO that was just written")
-        expected = source.sha256
-        if path == layout.bios_image:
-            expected = _with_boot_info_table(source, entry)
-        digest = hashlib.sha256()
-        for chunk in image.chunks(entry):
-            digest.update(chunk)
-        if entry.size != source.size or digest.hexdigest() != expected:
-            raise _changed(source)
+        if entry.size != source.size:
+            raise changed(source)
+        if source.large and _merged(entry) != ((job.followed[path].start, source.size),):
+            raise OutputError(f"'{path}' does not lie where it was written in the ISO")
+        differs = stream.differs_within(entry.offset, source.size) if source.large else None
+        if differs is None:
+            differs = _sha256_of(entry, back) != _expected(job, source, entry)
+        if differs:
+            raise changed(source)
 
 
-def _with_boot_info_table(source: _Source, entry: IsoEntry) -> str:
+def _expected(job: IsoJob, source: IsoSource, entry: IsoEntry) -> str:
+    """The sha256 that a file should have in the ISO."""
+    path = source.file.path
+    if path == job.layout.bios_image and job.layout.bios_loading is BiosImage.GRUB:
+        return _with_boot_info_table(source, entry)
+    return source.sha256 or job.followed[path].finish()
+
+
+def _merged(entry: IsoEntry) -> tuple[tuple[int, int], ...]:
+    """A file's pieces, those that follow each other as one."""
+    pieces: list[tuple[int, int]] = []
+    for offset, length in entry.pieces:
+        if pieces and sum(pieces[-1]) == offset:
+            pieces[-1] = (pieces[-1][0], pieces[-1][1] + length)
+        else:
+            pieces.append((offset, length))
+    return tuple(pieces)
+
+
+def _sha256_of(entry: IsoEntry, stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    for offset, length in entry.pieces:
+        stream.seek(offset)
+        for at in range(0, length, BLOCK):
+            digest.update(stream.read(min(BLOCK, length - at)))
+    return digest.hexdigest()
+
+
+def _with_boot_info_table(source: IsoSource, entry: IsoEntry) -> str:
     """The sha256 a boot image has once its boot information table is in it."""
     content = source.file.source
     data = content if isinstance(content, bytes) else content.read_bytes()
     if len(data) != source.size:
-        raise _changed(source)
+        raise changed(source)
     return hashlib.sha256(data[:8] + boot_info_table(data, entry.offset // SECTOR) + data[64:]).hexdigest()
-
-
-def _changed(source: _Source) -> OutputError:
-    return OutputError(
-        f"'{source.file.path}' in the ISO is not what its source held when the work began",
-        hint="Something changed the source meanwhile, or the disk is failing. Build again.",
-    )

@@ -1,4 +1,4 @@
-"""The three names of every file in an ISO: ISO9660 level 3, Rock Ridge (as given), Joliet."""
+"""The names of every file in an ISO: ISO9660 level 3 or 4, Joliet, and as given (Rock Ridge, UDF)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ _DEEPEST = 8
 _LONGEST_ROCK_RIDGE = 248
 _LONGEST_JOLIET = 64
 _LONGEST_ISO_BASE, _LONGEST_ISO_EXTENSION = 22, 5
+_LONGEST_LEVEL_4 = 200
+#: UDF's longest name in 16-bit characters; with 8-bit ones it is longer than Rock Ridge's.
+_LONGEST_UDF_WIDE = 126
 _NOT_IN_ISO = re.compile(r"[^A-Z0-9_]")
+_NOT_IN_LEVEL_4 = re.compile(r"[^A-Z0-9_.\-]")
 _NOT_IN_JOLIET = re.compile(r"[\x00-\x1f*/:;?\\]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPath:
-    """A file or folder: its own name, and its absolute paths by ISO9660's and Joliet's rules."""
+    """A file or folder: its own name, and its absolute paths as given, by ISO9660's and by Joliet's rules."""
 
     name: str
+    path: str
     iso: str
     joliet: str
 
@@ -34,15 +39,18 @@ class IsoNames:
     boot_catalog: NamedPath
 
 
-def plan_names(paths: Sequence[str]) -> IsoNames:
+def plan_names(paths: Sequence[str], *, level: int = 3) -> IsoNames:
     """Names for `paths` ("/" between parts), all different by every rule. The boot catalog goes to "boot/boot.cat".
+
+    `level`: ISO9660's interchange level. On level 4 names are long, in capitals, without version numbers, and there is
+    UDF beside it.
 
     Raises OutputError for a path that no ISO can hold, or that is given twice.
     """
-    planned = _Planned()
+    planned = _Planned(level)
     files: dict[str, NamedPath] = {}
     for path in sorted(paths):
-        _check_path(path)
+        _check_path(path, level)
         if path in files:
             raise OutputError(f"'{path}' is given twice for the ISO")
         files[path] = planned.add(path, is_folder=False)
@@ -55,9 +63,10 @@ def plan_names(paths: Sequence[str]) -> IsoNames:
 class _Planned:
     """Names given out so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: int) -> None:
+        self._level = level
         self.folders: list[NamedPath] = []
-        self._known: dict[str, tuple[NamedPath, bool]] = {"": (NamedPath(name="", iso="", joliet=""), True)}
+        self._known: dict[str, tuple[NamedPath, bool]] = {"": (NamedPath(name="", path="", iso="", joliet=""), True)}
         self._taken: set[tuple[str, str]] = set()
 
     def add(self, path: str, *, is_folder: bool) -> NamedPath:
@@ -71,6 +80,7 @@ class _Planned:
         parent = self.add(above, is_folder=True)
         planned = NamedPath(
             name=name,
+            path=f"/{path}",
             iso=f"{parent.iso}/{self._iso_name(parent.iso, name, is_folder=is_folder)}",
             joliet=f"{parent.joliet}/{self._joliet_name(parent.joliet, name)}",
         )
@@ -80,6 +90,8 @@ class _Planned:
         return planned
 
     def _iso_name(self, parent: str, name: str, *, is_folder: bool) -> str:
+        if self._level == 4:
+            return self._level_4_name(parent, name)
         base, _, extension = (name, "", "") if is_folder else name.rpartition(".")
         if not base:
             base, extension = name, ""
@@ -92,6 +104,15 @@ class _Planned:
             # Folders and files alike, so that no reader that drops the version takes one for the other.
             if self._claim("iso:" + parent, f"{candidate}.{extension}"):
                 return candidate + ending
+            number += 1
+
+    def _level_4_name(self, parent: str, name: str) -> str:
+        clean = _NOT_IN_LEVEL_4.sub("_", name.upper())[:_LONGEST_LEVEL_4]
+        number = 0
+        while True:
+            candidate = clean if not number else f"{clean[: _LONGEST_LEVEL_4 - 6]}_{number}"
+            if self._claim("iso:" + parent, candidate):
+                return candidate
             number += 1
 
     def _joliet_name(self, parent: str, name: str) -> str:
@@ -129,7 +150,7 @@ def _length(text: str) -> int:
     return len(text.encode("utf-8"))
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: str, level: int) -> None:
     parts = path.split("/")
     if len(parts) > _DEEPEST:
         raise OutputError(f"'{path}' is {len(parts)} levels deep; an ISO has {_DEEPEST}")
@@ -138,3 +159,13 @@ def _check_path(path: str) -> None:
             raise OutputError(f"an ISO cannot hold {path!r}: {part!r} is not a file name")
         if len(part.encode("utf-8")) > _LONGEST_ROCK_RIDGE:
             raise OutputError(f"an ISO cannot hold {path!r}: a name has at most {_LONGEST_ROCK_RIDGE} bytes")
+        if level == 4 and not _is_latin_1(part) and _units(part) > _LONGEST_UDF_WIDE:
+            raise OutputError(f"an ISO cannot hold {path!r}: UDF's names have at most {_LONGEST_UDF_WIDE} characters")
+
+
+def _is_latin_1(text: str) -> bool:
+    return all(ord(character) < 256 for character in text)
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-be", "replace")) // 2

@@ -1,0 +1,68 @@
+"""What an ISO is to hold: its files, its file systems, and what boots."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class IsoForm(enum.StrEnum):
+    """Which file systems an ISO has.
+
+    ROCK_RIDGE: ISO9660 level 3 with Rock Ridge and Joliet. BRIDGE: ISO9660 level 4, Joliet and UDF 1.02, all showing
+    the same files. MICROSOFT: as install media are, all files in UDF and only a README.TXT in ISO9660.
+    """
+
+    ROCK_RIDGE = "rock-ridge"
+    BRIDGE = "bridge"
+    MICROSOFT = "microsoft"
+
+    @property
+    def udf(self) -> bool:
+        """Whether it has UDF."""
+        return self is not IsoForm.ROCK_RIDGE
+
+
+class BiosImage(enum.StrEnum):
+    """How firmware is told to load the BIOS image.
+
+    GRUB: its first 2048 bytes, with a boot information table at offset 8. PLAIN: 4096 bytes, as they are (Microsoft's
+    etfsboot.com, whose code a boot information table would overwrite).
+    """
+
+    GRUB = "grub"
+    PLAIN = "plain"
+
+    @property
+    def load_size(self) -> int:
+        """The catalog's load size, in units of 512 bytes."""
+        return 4 if self is BiosImage.GRUB else 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoFile:
+    """One file of an ISO: `path` inside it, "/" between parts ("Bluelift/initrd.img"), and the source of its bytes.
+
+    `sha256`: the source's, in hex, where it is known and to be trusted: a large one is then compared, not hashed again.
+    """
+
+    path: str
+    source: Path | bytes
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsoLayout:
+    """What an ISO holds. `bios_image` and `uefi_image` are paths among `files`, or None.
+
+    `volume_id`: A-Z, 0-9 and "_", at most 16 characters (Joliet's limit). `epoch`: every time stamp, seconds UTC.
+    """
+
+    volume_id: str
+    files: tuple[IsoFile, ...]
+    bios_image: str | None
+    uefi_image: str | None
+    epoch: int
+    form: IsoForm = IsoForm.ROCK_RIDGE
+    bios_loading: BiosImage = BiosImage.GRUB
