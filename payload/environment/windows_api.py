@@ -36,7 +36,8 @@ _ERRNO = {
     20: errno.ENODEV, 21: errno.ENXIO, 23: errno.EIO, 27: errno.EIO, 29: errno.EIO, 30: errno.EIO, 31: errno.EIO,
     32: errno.EBUSY, 33: errno.EBUSY, 39: errno.ENOSPC, 50: errno.ENOSYS, 55: errno.ENODEV, 80: errno.EEXIST,
     112: errno.ENOSPC, 123: errno.EINVAL, 145: errno.ENOTEMPTY, 183: errno.EEXIST, 206: errno.ENAMETOOLONG,
-    267: errno.ENOTDIR, 433: errno.ENODEV, 483: errno.EIO, 1117: errno.EIO, 1167: errno.ENODEV, 1392: errno.EIO,
+    66: errno.ENOSYS, 267: errno.ENOTDIR,
+    433: errno.ENODEV, 483: errno.EIO, 1117: errno.EIO, 1167: errno.ENODEV, 1392: errno.EIO,
     1393: errno.EIO, 6009: errno.EACCES, FVE_E_LOCKED_VOLUME: errno.EACCES,
 }  # fmt: skip
 _WORDS = {errno.EBUSY: "another program has it open", errno.EROFS: "it is write-protected"}

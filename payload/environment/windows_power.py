@@ -6,14 +6,16 @@ No BootNext is set: WinPE's own boot manager restarts into the firmware's order,
 from __future__ import annotations
 
 import errno
-import os
+import sys
 import winreg
 from pathlib import Path
 
-from payload.contract import MEDIUM_FOLDER, AfterRepair
+from payload.contract import AfterRepair
 from payload.environment.windows_commands import run, run_on_console
 
 _MINI_NT = r"SYSTEM\CurrentControlSet\Control\MiniNT"
+#: Where the image has its configuration, below `image_folder`.
+IMAGE_CONFIG = "config.json"
 _LIMIT = 60.0
 _IN_WINPE = {AfterRepair.REBOOT: ("wpeutil", "reboot"), AfterRepair.POWER_OFF: ("wpeutil", "shutdown")}
 _IN_WINDOWS = {
@@ -32,8 +34,13 @@ def is_winpe() -> bool:
 
 
 def image_folder() -> Path | None:
-    """Bluelift's own folder inside a WinPE image (X:\\Bluelift); None in a running Windows."""
-    return Path(os.environ.get("SYSTEMDRIVE", "X:") + "\\") / MEDIUM_FOLDER if is_winpe() else None
+    """Bluelift's own folder inside the image that runs (X:\\Bluelift), one above the frozen payload's.
+
+    None outside Windows PE, for there users may have made such a folder, and where there is no configuration: the
+    portable payload on a stick, in the recovery environment.
+    """
+    folder = Path(sys.executable).parent.parent
+    return folder if is_winpe() and (folder / IMAGE_CONFIG).is_file() else None
 
 
 def leave(action: AfterRepair) -> None:

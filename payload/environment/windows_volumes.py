@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from ctypes import wintypes
 from dataclasses import dataclass
+from pathlib import Path
 
 from payload.environment import Volume, VolumeState
 from payload.environment import windows_api as api
@@ -94,15 +95,17 @@ def list_volumes() -> list[SeenVolume]:
     return sorted(present, key=_place)
 
 
-def system_root() -> str:
-    """The volume that the running Windows (or WinPE) started from; empty where Windows does not say."""
+def running_volume(image: Path | None) -> str:
+    """The volume that this system runs from: the image's, else the running Windows's; empty where nobody says."""
     folder = ctypes.create_unicode_buffer(_NAME_LENGTH)
+    if image is not None:
+        drive = image.anchor
+    elif api.kernel32.GetWindowsDirectoryW(folder, len(folder)):
+        drive = folder.value[:3]
+    else:
+        return ""
     name = ctypes.create_unicode_buffer(_NAME_LENGTH)
-    if not api.kernel32.GetWindowsDirectoryW(folder, len(folder)):
-        return ""
-    if not api.kernel32.GetVolumeNameForVolumeMountPointW(folder.value[:3], name, len(name)):
-        return ""
-    return name.value
+    return name.value if api.kernel32.GetVolumeNameForVolumeMountPointW(drive, name, len(name)) else ""
 
 
 def describe(seen: SeenVolume, disks: Sequence[WindowsDisk], *, is_running: bool) -> Volume:
