@@ -34,7 +34,6 @@ _DELETE_FORCE, _DELETE_RECURSIVE = 0x1, 0x2
 _OPEN_WRITE_ACCESS = 0x4
 _WRITE_INTEGRITY, _WRITE_NO_INTEGRITY, _WRITE_NOT_PIPABLE, _WRITE_RETAIN_GUID = 0x1, 0x2, 0x8, 0x800
 _MESSAGE_WRITE_STREAMS = 12
-_MESSAGE_VERIFY_STREAMS = 29
 _ABORT = 1
 _ALL_IMAGES = -1
 _ERROR_NO_MEMORY, _ERROR_WRITE, _ERROR_ABORTED = 39, 72, 76
@@ -84,18 +83,6 @@ class _WriteProgress(ctypes.Structure):
     _fields_ = [
         ("total_bytes", ctypes.c_uint64),
         ("total_streams", ctypes.c_uint64),
-        ("completed_bytes", ctypes.c_uint64),
-    ]
-
-
-class _VerifyProgress(ctypes.Structure):
-    """struct wimlib_progress_info_verify_streams."""
-
-    _fields_ = [
-        ("wimfile", _TEXT),
-        ("total_streams", ctypes.c_uint64),
-        ("total_bytes", ctypes.c_uint64),
-        ("completed_streams", ctypes.c_uint64),
         ("completed_bytes", ctypes.c_uint64),
     ]
 
@@ -159,7 +146,6 @@ def _declare(loaded: Any) -> None:
         "wimlib_update_image": [pointer, ctypes.c_int, ctypes.POINTER(_UpdateCommand), size, ctypes.c_int],
         "wimlib_write": [pointer, _TEXT, ctypes.c_int, ctypes.c_int, ctypes.c_uint],
         "wimlib_overwrite": [pointer, ctypes.c_int, ctypes.c_uint],
-        "wimlib_verify_wim": [pointer, ctypes.c_int],
         "wimlib_create_decompressor": [ctypes.c_int, size, ctypes.POINTER(pointer)],
         "wimlib_decompress": [pointer, size, pointer, size, pointer],
         "wimlib_free_decompressor": [pointer],
@@ -186,8 +172,7 @@ class Decompressor:
             raise ImageError("compressed data of the WIM is damaged", hint="The download or the copy is incomplete.")
         return self._output.raw[:size]
 
-    def close(self) -> None:
-        """Give libwim its memory back."""
+    def __del__(self) -> None:
         if self._handle:
             library().wimlib_free_decompressor(self._handle)
             self._handle = ctypes.c_void_p()
@@ -274,11 +259,6 @@ class WimStruct:
         flags = (_WRITE_INTEGRITY if integrity else _WRITE_NO_INTEGRITY) | _WRITE_RETAIN_GUID
         self._call("write", lambda loaded: loaded.wimlib_overwrite(self._handle, flags, 1))
 
-    def verify(self, progress: Progress | None = None) -> None:
-        """Decompress everything and compare its sha1. Raises ImageError when something is damaged."""
-        self._report_to(progress)
-        self._call("verify", lambda loaded: loaded.wimlib_verify_wim(self._handle, 0))
-
     def _set_info(self, info: _WimInfo, which: int) -> None:
         self._call("set up", lambda w: w.wimlib_set_wim_info(self._handle, ctypes.byref(info), which))
 
@@ -292,9 +272,6 @@ class WimStruct:
                 if info and message == _MESSAGE_WRITE_STREAMS:
                     written = _WriteProgress.from_address(info)
                     progress(written.completed_bytes, written.total_bytes)
-                elif info and message == _MESSAGE_VERIFY_STREAMS:
-                    verified = _VerifyProgress.from_address(info)
-                    progress(verified.completed_bytes, verified.total_bytes)
             except (KeyboardInterrupt, BuilderError, OSError, ValueError) as error:
                 self._raised = error
                 return _ABORT

@@ -11,16 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from builder.errors import ImageError
+from builder.base.windows_iso import IsoContents, read_iso
+from builder.console import SilentStep, Step
+from builder.errors import BaseMediaError, ImageError
+from builder.extents import Extents
 from builder.initramfs import InitramfsEntry, list_initramfs
 from builder.media.fat_reader import FatVolume, read_fat
 from builder.media.iso9660 import SECTOR, BootCatalogEntry, IsoEntry, IsoImage, Tree
 from builder.media.layout import IDENTITY, INITRD
+from builder.verify.inspect_windows import WimReport, WindowsReport, inspect_wim, inspect_windows, is_wim
 
 _PLATFORMS = {0: "BIOS", 1: "PowerPC", 2: "Mac", 0xEF: "UEFI"}
 _MEDIA = {0: "no emulation", 1: "1.2 MB floppy", 2: "1.44 MB floppy", 3: "2.88 MB floppy", 4: "hard disk"}
 _LARGEST_READ_WHOLE = 256 << 20
 _LARGEST_BOOT_IMAGE = 64 << 20
+#: Larger files of a UDF tree (install.wim) are not hashed: the image as a whole is.
+_LARGEST_HASHED = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,8 @@ class ImageReport:
     """What an image file holds. `created` is ISO 8601, empty where the image does not say.
 
     `identity` is the content of Bluelift's image.json as it is, whatever its version; None where there is none.
-    `notes` are facts worth a line: what is unusual, damaged or could not be read.
+    `notes` are facts worth a line: what is unusual, damaged or could not be read. `windows`: what it holds of Windows.
+    Of an image whose files are in UDF, as Windows media's are, `files` are those; large ones have no sha256.
     """
 
     path: str
@@ -76,27 +83,41 @@ class ImageReport:
     identity: dict[str, object] | None = None
     initramfs: tuple[InitramfsEntry, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    windows: WindowsReport | None = None
 
 
-def inspect_image(path: Path) -> ImageReport:
+def inspect_file(path: Path, step: Step | None = None) -> ImageReport | WimReport:
+    """Read an ISO image or a WIM file, whichever `path` is. Raises ImageError or BaseMediaError."""
+    step = step or SilentStep()
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+    except OSError:
+        head = b""
+    return inspect_wim(path, step) if is_wim(head) else inspect_image(path, step)
+
+
+def inspect_image(path: Path, step: Step | None = None) -> ImageReport:
     """Read the ISO image `path`. Raises ImageError, saying what was found instead, when it is not one or is damaged."""
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, 2)
-            return _report(path, IsoImage(stream, size))
+            return _report(path, IsoImage(stream, size), step or SilentStep())
     except IsADirectoryError as error:
         raise ImageError(f"{path} is a folder, not an image", hint="Give the .iso file itself.") from error
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _report(path: Path, image: IsoImage) -> ImageReport:
+def _report(path: Path, image: IsoImage, step: Step) -> ImageReport:
     notes: list[str] = []
     entries = list(image.files())
     files = tuple(FileReport(path=e.path, size=e.size, sha256=_sha256(image.chunks(e))) for e in entries)
     by_path = {entry.path: entry for entry in entries}
-    if image.udf:
-        notes.append("The image also has a UDF file system; its files are not listed here.")
+    contents = _contents(path, notes) if _may_be_windows(image, by_path) else None
+    if contents is not None and contents.tree == "UDF":
+        files = tuple(_udf_file(name, content) for name, content in sorted(contents.files.items()))
+        entries = [IsoEntry(path=n, size=c.size, pieces=c.pieces) for n, c in sorted(contents.files.items())]
     if image.joliet is not None:
         _compare_joliet(image, entries, notes)
     if image.primary.sectors * SECTOR > image.size:
@@ -113,12 +134,13 @@ def _report(path: Path, image: IsoImage) -> ImageReport:
         rock_ridge=image.rock_ridge,
         joliet=image.joliet is not None,
         udf=image.udf,
-        boot_entries=tuple(_boot_entry(image, entry, entries, notes) for entry in image.boot_entries()),
+        boot_entries=tuple(_boot_entry(image, entry, entries, contents, notes) for entry in image.boot_entries()),
         files=files,
         kernel=_kernel(image, entries),
         identity=identity,
         initramfs=_initramfs(image, by_path, notes),
         notes=tuple(notes),
+        windows=inspect_windows(contents, step) if contents is not None else None,
     )
 
 
@@ -134,18 +156,45 @@ def kernel_version(head: bytes) -> str:
     return text.partition(" ")[0] if text.isprintable() else ""
 
 
+def _may_be_windows(image: IsoImage, by_path: dict[str, IsoEntry]) -> bool:
+    return image.udf or any(path.lower().startswith(("bootmgr", "sources/")) for path in by_path)
+
+
+def _contents(path: Path, notes: list[str]) -> IsoContents | None:
+    """The tree that Windows reads, UDF first."""
+    try:
+        return read_iso(path)
+    except BaseMediaError as error:
+        notes.append(f"{error.message}.")
+        return None
+
+
+def _udf_file(name: str, content: Extents) -> FileReport:
+    sha256 = content.sha256() if content.size <= _LARGEST_HASHED else ""
+    return FileReport(path=name, size=content.size, sha256=sha256)
+
+
 def _compare_joliet(image: IsoImage, entries: list[IsoEntry], notes: list[str]) -> None:
     joliet = sorted(entry.pieces for entry in image.files(Tree.JOLIET))
     if joliet != sorted(entry.pieces for entry in entries):
         notes.append("The Joliet tree (seen by Windows) does not hold the same files as the primary one.")
 
 
-def _boot_entry(image: IsoImage, entry: BootCatalogEntry, entries: list[IsoEntry], notes: list[str]) -> BootEntryReport:
+def _boot_entry(
+    image: IsoImage,
+    entry: BootCatalogEntry,
+    entries: list[IsoEntry],
+    contents: IsoContents | None,
+    notes: list[str],
+) -> BootEntryReport:
     offset = entry.lba * SECTOR
     file = next((candidate for candidate in entries if candidate.size and candidate.offset == offset), None)
     size = file.size if file is not None else 0
     length = min(max(size, entry.load_size * 512), _LARGEST_BOOT_IMAGE, max(0, image.size - offset))
     data = image.read(offset, length, "a boot image") if length else b""
+    # Windows media's boot images are no files, and their catalogs say one sector for a floppy image.
+    known = (data for _, at, data in (contents.boot_images if contents else ()) if at == offset)
+    data = max((data, *known), key=len)
     name = _PLATFORMS.get(entry.platform, f"platform {entry.platform:#x}")
     volume = _fat_volume(data, name, notes) if entry.platform == 0xEF else None
     return BootEntryReport(

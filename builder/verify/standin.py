@@ -48,7 +48,10 @@ _FEW_DLLS = ("apisetschema", "version", "bcrypt")
 _WINPE_PROGRAMS = ("winpeshl.exe", "wpeinit.exe", "wpeutil.exe", "drvload.exe", "diskpart.exe")
 _SETUP_ONLY = ("setup.exe", "sources/setup.exe", "sources/install.exe")
 _PLACEHOLDER = "hostname.exe"
-_FILLER = 8 << 20
+#: What one filler file has in the WIM, a WIM's chunks, and roughly what all of Wine's files have in it.
+_FILLER = 6 << 20
+_CHUNK = 32768
+_PROGRAMS_COMPRESSED = 180_000_000
 
 
 class StandinSize(enum.Enum):
@@ -228,13 +231,18 @@ def _boot_2023_placeholders() -> dict[str, bytes]:
 
 
 def _add_filler(tree: Path, standin: Standin, *, setup: bool) -> None:
-    """Bytes that do not compress, so that the WIM has its size: most of boot.wim's resources are copied as they are."""
+    """Bytes that hardly compress, so that the WIM has its size.
+
+    A quarter of every chunk is zeroes: libwim copies compressed resources as they are, as it does with Microsoft's
+    files, but tries anew to compress what was stored uncompressed.
+    """
     numbers = random.Random(standin.seed)
-    count = -(-max(0, standin.wim_bytes - 200_000_000) // _FILLER)
+    count = -(-max(0, standin.wim_bytes - _PROGRAMS_COMPRESSED) // _FILLER)
     for number in range(count):
-        block = numbers.randbytes(_FILLER)
+        chunks = (numbers.randbytes(_CHUNK * 3 // 4) + bytes(_CHUNK // 4) for _ in range(_FILLER * 4 // 3 // _CHUNK))
+        content = b"".join(chunks)
         if setup or number < count * 4 // 5:
-            _write(tree / "Windows" / "WinSxS" / f"filler-{number:03}.bin", block)
+            _write(tree / "Windows" / "WinSxS" / f"filler-{number:03}.bin", content)
 
 
 def _describe(wim: WimStruct, image: int, standin: Standin) -> None:
