@@ -10,11 +10,11 @@ resolutions/, pool/, apt/             what packages a mirror offered, the packag
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +23,11 @@ from pathlib import Path
 
 from builder.errors import BuilderError, OutputError, UsageError
 from payload.formats.records import RecordError, from_json, to_json
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 _TAG = "CACHEDIR.TAG"
 # The Cache Directory Tagging Specification: backup programs leave such folders out.
@@ -134,11 +139,9 @@ class Cache:
         """Hold the cache for writing; makes and tags the folder. Waits while another build holds it, and says so."""
         self._make()
         with (self.folder / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(lock.fileno(), wait=False):
                 notice(f"another bluelift uses the cache {self.folder}; waiting for it to finish")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock.fileno(), wait=True)
             self._sweep()
             yield
 
@@ -233,6 +236,25 @@ class Cache:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Hold the file until it is closed; False where another process does and `wait` is not given."""
+    if sys.platform == "win32":
+        while True:
+            try:
+                # Waits for 10 s, then raises.
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                return True
+            except OSError:
+                if not wait:
+                    return False
+    else:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+
 def _digest(path: Path) -> str:
     """The sha256 of a file, "" where it cannot be read."""
     try:
@@ -264,11 +286,13 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Windows cannot flush a folder, nor a file that was opened for reading.
+    if sys.platform != "win32":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from builder.errors import OutOfTime, ToolFailed, ToolMissing
 #: What a child may inherit; everything else would make a build depend on who runs it.
 _INHERITED = (
     "PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR",
+    # Windows, where nothing starts without the first of them.
+    "SYSTEMROOT", "SYSTEMDRIVE", "COMSPEC", "PATHEXT", "TEMP", "TMP", "LOCALAPPDATA", "USERPROFILE",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 )  # fmt: skip
 _OUTPUT_SHOWN = 2000
@@ -53,9 +56,10 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment every child gets: a short inherited list, fixed locale and time zone, then `extra`."""
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment.setdefault("PATH", os.defpath)
-    # apt and mkfs live in sbin, which an ordinary user's PATH leaves out on Debian.
-    present = environment["PATH"].split(os.pathsep)
-    environment["PATH"] = os.pathsep.join(present + [d for d in ("/usr/sbin", "/sbin") if d not in present])
+    if sys.platform != "win32":
+        # apt and mkfs live in sbin, which an ordinary user's PATH leaves out on Debian.
+        present = environment["PATH"].split(os.pathsep)
+        environment["PATH"] = os.pathsep.join(present + [d for d in ("/usr/sbin", "/sbin") if d not in present])
     environment.update(LC_ALL="C.UTF-8", TZ="UTC", DEBIAN_FRONTEND="noninteractive")
     environment.update(extra or {})
     return environment
@@ -157,8 +161,11 @@ def missing(program: str, reason: str) -> ToolMissing:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
+        if sys.platform == "win32":
             process.kill()
+        else:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                process.kill()
     process.wait()

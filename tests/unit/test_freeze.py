@@ -152,12 +152,12 @@ def test_the_start_file_keeps_to_what_every_cmd_understands() -> None:
 
 
 def test_the_backend_follows_machine_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freeze.sys, "platform", "linux")
+    monkeypatch.setattr("builder.freeze.sys.platform", "linux")
     assert freeze.choose_backend(downloads=tmp_path).name == "wine"
     assert freeze.choose_backend(downloads=tmp_path, prebuilt=tmp_path, machine=Machine.ARM64).name == "prebuilt"
     with pytest.raises(ImageError, match="for x64 only"):
         freeze.choose_backend(downloads=tmp_path, machine=Machine.ARM64)
-    monkeypatch.setattr(freeze.sys, "platform", "win32")
+    monkeypatch.setattr("builder.freeze.sys.platform", "win32")
     assert freeze.choose_backend(downloads=tmp_path).name == "native"
 
 
@@ -303,7 +303,7 @@ def test_what_pip_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said:
 
 
 def test_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows_python.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("builder.windows_python.importlib.util.find_spec", lambda _: None)
     with pytest.raises(ToolMissing, match="has no pip") as caught:
         windows_python.fetch(tmp_path, offline=False, with_python=False, step=SilentStep())
     assert "ensurepip" in caught.value.hint and "--windows-python" in caught.value.hint
