@@ -1,6 +1,6 @@
 """Windows images (WIM): what is in one, read from a file or from byte runs inside an ISO, without a copy.
 
-Folders are read by `builder.wim_format`, chunks decompressed by libwim. `builder.wim_build` writes.
+Folders are read by `builder.wim_metadata`, chunks decompressed by libwim. `builder.wim_build` writes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from builder.wim_format import (
     HEADER_SIZE,
     LARGEST_METADATA,
     Compression,
-    ImageMetadata,
     Resource,
-    WimEntry,
     WimHeader,
     WimImageInfo,
     chunk_offsets,
@@ -32,6 +30,7 @@ from builder.wim_format import (
     refuse_solid,
 )
 from builder.wim_library import Decompressor, Progress
+from builder.wim_metadata import ImageMetadata, WimEntry
 
 _LARGEST_FILE = 256 << 20
 _PIECE = 1 << 20
@@ -133,6 +132,15 @@ class Wim:
             raise BaseMediaError(f"image {index} of {self.name} has no file {path}")
         return self.read_entry(entry)
 
+    def read_if_present(self, index: int, path: str) -> bytes | None:
+        """The content of one file; None where there is none."""
+        entry = self.find(index, path)
+        return self.read_entry(entry) if entry is not None and not entry.is_folder else None
+
+    def names(self, index: int, path: str) -> tuple[str, ...]:
+        """The names of what a folder of image `index` holds; none where there is no such folder."""
+        return tuple(_last(entry) for entry in self.list_folder(index, path))
+
     def read_entry(self, entry: WimEntry) -> bytes:
         """The content of one file, checked against its sha1."""
         if entry.is_empty:
@@ -162,8 +170,7 @@ class Wim:
 
     def check(self, index: int) -> None:
         """Read every folder of image `index`: raises ImageError for what libwim must not be given."""
-        for _ in self.walk(index):
-            pass
+        self._image_metadata(index).check()
 
     def damaged(self, progress: Progress | None = None) -> tuple[str, ...]:
         """Decompress every file and compare its sha1: the paths ("1:Windows/System32/a.dll") of those that differ.

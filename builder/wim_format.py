@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -20,17 +19,10 @@ PIPABLE_MAGIC = b"WLPWM\0\0\0"
 HEADER_SIZE = 208
 LOOKUP_ENTRY_SIZE = 50
 _VERSION_DEFAULT, _VERSION_SOLID = 0x10D00, 0xE00
-_DENTRY_SIZE = 102
-_STREAM_ENTRY_SIZE = 38
 _LARGEST_TABLE = 64 << 20
 _LARGEST_XML = 16 << 20
 LARGEST_METADATA = 512 << 20
 _MOST_IMAGES = 256
-_MOST_ENTRIES = 1_000_000
-_DEEPEST = 128
-_ATTRIBUTE_FOLDER = 0x10
-_ATTRIBUTE_REPARSE_POINT = 0x400
-_NO_HASH = bytes(20)
 _CONVERT = "wimlib-imagex export FILE INDEX boot.wim --compress=LZX --boot"
 
 
@@ -130,23 +122,6 @@ class WimImageInfo:
     def size(self) -> int:
         """Bytes of its files, hard links counted once."""
         return max(0, self.total_bytes - self.hard_link_bytes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WimEntry:
-    """A file or folder of an image. `path`: "/" between parts, none at the front. `sha1`: of its content, or zeroes."""
-
-    path: str
-    is_folder: bool
-    is_reparse_point: bool
-    attributes: int
-    sha1: bytes
-    children: int
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has no content."""
-        return self.sha1 == _NO_HASH
 
 
 def parse_header(raw: bytes, *, file_size: int, name: str) -> WimHeader:
@@ -311,95 +286,3 @@ def _image_info(index: int, node: ElementTree.Element | None) -> WimImageInfo:
 def _number(text: str) -> int:
     # The largest that means anything is a 64-bit size.
     return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else 0
-
-
-@dataclass(frozen=True)
-class ImageMetadata:
-    """The decompressed metadata resource of one image: its folders."""
-
-    raw: bytes
-    name: str
-
-    def root(self) -> int:
-        """Where the root folder's children begin; 0 when there are none."""
-        length = int.from_bytes(self.raw[:4], "little")
-        at = max(8, (length + 7) & ~7)
-        if at + _DENTRY_SIZE > len(self.raw):
-            raise self._damaged("it has no root folder")
-        return int.from_bytes(self.raw[at + 16 : at + 24], "little")
-
-    def folder(self, at: int, path: str = "") -> Iterator[WimEntry]:
-        """The entries of the folder whose children begin at `at`; `path` is put before their names.
-
-        Raises ImageError for what cannot be: names that leave the folder, entries that leave the data.
-        """
-        raw = self.raw
-        while at:
-            if at + 8 > len(raw):
-                raise self._damaged(f"the folder '{path}' leaves it")
-            length = int.from_bytes(raw[at : at + 8], "little")
-            if length <= 8:
-                return
-            if length < _DENTRY_SIZE or at + length > len(raw):
-                raise self._damaged(f"an entry of the folder '{path}' has {length} bytes")
-            attributes, _, children = struct.unpack_from("<IiQ", raw, at + 8)
-            streams, _, name_length = struct.unpack_from("<HHH", raw, at + 96)
-            if _DENTRY_SIZE + name_length > length:
-                raise self._damaged(f"a name in the folder '{path}' has {name_length} bytes")
-            entry_name = self._checked(raw[at + _DENTRY_SIZE : at + _DENTRY_SIZE + name_length], path)
-            sha1 = raw[at + 64 : at + 84]
-            at += (length + 7) & ~7
-            at, unnamed = self._streams(at, streams, path)
-            yield WimEntry(
-                path=f"{path}/{entry_name}" if path else entry_name,
-                is_folder=bool(attributes & _ATTRIBUTE_FOLDER) and not attributes & _ATTRIBUTE_REPARSE_POINT,
-                is_reparse_point=bool(attributes & _ATTRIBUTE_REPARSE_POINT),
-                attributes=attributes,
-                sha1=unnamed or sha1,
-                children=children,
-            )
-
-    def walk(self) -> Iterator[WimEntry]:
-        """Every file and folder. Raises ImageError for a cycle, too deep a tree, or too many entries."""
-        pending = [("", self.root(), frozenset[int]())]
-        count = 0
-        while pending:
-            path, at, above = pending.pop()
-            if len(above) > _DEEPEST:
-                raise self._damaged(f"its folders are more than {_DEEPEST} deep")
-            for entry in self.folder(at, path):
-                count += 1
-                if count > _MOST_ENTRIES:
-                    raise self._damaged(f"it has more than {_MOST_ENTRIES} entries")
-                yield entry
-                if entry.is_folder and entry.children:
-                    if entry.children in above or entry.children == at:
-                        raise ImageError(f"{self.name} is damaged: its folder '{entry.path}' contains itself")
-                    pending.append((entry.path, entry.children, above | {at}))
-
-    def _streams(self, at: int, count: int, path: str) -> tuple[int, bytes]:
-        """Where the `count` extra stream entries at `at` end, and the sha1 of the unnamed one among them."""
-        unnamed = b""
-        for _ in range(count):
-            if at + _STREAM_ENTRY_SIZE > len(self.raw):
-                raise self._damaged(f"a stream in the folder '{path}' leaves it")
-            length = int.from_bytes(self.raw[at : at + 8], "little")
-            if length < _STREAM_ENTRY_SIZE or at + length > len(self.raw):
-                raise self._damaged(f"a stream in the folder '{path}' has {length} bytes")
-            sha1, name_length = self.raw[at + 16 : at + 36], self.raw[at + 36 : at + 38]
-            if name_length == b"\0\0" and sha1 != _NO_HASH:
-                unnamed = sha1
-            at += (length + 7) & ~7
-        return at, unnamed
-
-    def _checked(self, raw: bytes, path: str) -> str:
-        name = raw.decode("utf-16-le", "replace")
-        if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
-            raise ImageError(
-                f"{self.name} holds a file named {name!r} in '{path or '/'}', which would leave its folder",
-                hint="Windows's own tools write no such names: the file was tampered with. Get it anew.",
-            )
-        return name
-
-    def _damaged(self, what: str) -> ImageError:
-        return ImageError(f"the metadata of {self.name} is damaged: {what}")

@@ -7,7 +7,7 @@ mkwinpeimg, Bluelift itself) hold them in ISO9660 or Joliet as well; whichever t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from builder.base.windows_media import (
 from builder.errors import BaseMediaError, ImageError
 from builder.extents import Extents, merged
 from builder.media.iso9660 import SECTOR, BootCatalogEntry, IsoImage, Tree
+from builder.media.udf import UdfVolume
 
 _BIOS, _UEFI = 0, 0xEF
 #: What a BIOS loads of etfsboot.com: 8 sectors of 512 bytes.
@@ -128,18 +129,30 @@ def _iso_files(path: Path, image: IsoImage, tree: Tree) -> dict[str, Extents]:
 
 
 def _udf_files(path: Path, image: IsoImage) -> dict[str, Extents]:
-    files: dict[str, Extents] = {}
+    """The UDF tree as pycdlib reads it; where it cannot, as our own reader does."""
+    try:
+        found = _found_by_pycdlib(path)
+    except ImageError as error:
+        try:
+            found = {entry.path: entry.pieces for entry in UdfVolume(image.stream, image.size).files()}
+        except ImageError:
+            raise error from None
+    files = {name: Extents(path=path, pieces=merged(runs), name=f"{name} in {path}") for name, runs in found.items()}
+    for file in files.values():
+        _check_complete(file, image.size)
+    return files
+
+
+def _found_by_pycdlib(path: Path) -> dict[str, Sequence[tuple[int, int]]]:
+    found: dict[str, Sequence[tuple[int, int]]] = {}
     with _opened(path) as iso:
         for folder, _, names in iso.walk(udf_path="/"):
             for name in names:
                 udf_path = f"{folder.rstrip('/')}/{name}"
-                pieces = merged(iso.get_file_byte_extents(udf_path=udf_path))
-                inside = udf_path.lstrip("/")
-                files[inside] = Extents(path=path, pieces=pieces, name=f"{inside} in {path}")
-                _check_complete(files[inside], image.size)
-                if len(files) > _MOST_FILES:
+                found[udf_path.lstrip("/")] = iso.get_file_byte_extents(udf_path=udf_path)
+                if len(found) > _MOST_FILES:
                     raise ImageError(f"the ISO has more than {_MOST_FILES} files")
-    return files
+    return found
 
 
 @contextmanager

@@ -23,10 +23,10 @@ _PACKAGES = "Windows/servicing/Packages"
 _COMPONENT = re.compile(r"(WinPE-[A-Za-z0-9-]+?)-Package~", re.IGNORECASE)
 _BOOT_STL = "Windows/Boot/EFI/boot.stl"
 #: What a medium for `boot_ca: 2023` is made of, inside the WIM (Make2023BootableMedia.ps1).
+_DVD_2023 = "Windows/Boot/DVD_EX/EFI"
+_EFISYS_2023 = ("efisys_EX.bin", "efisys_noprompt_EX.bin")
 _BOOT_2023 = (
     "Windows/Boot/EFI_EX/bootmgfw_EX.efi",
-    "Windows/Boot/DVD_EX/EFI/en-US/efisys_EX.bin",
-    "Windows/Boot/DVD_EX/EFI/en-US/efisys_noprompt_EX.bin",
     "Windows/Boot/FONTS_EX",
     _BOOT_STL,
 )
@@ -235,9 +235,16 @@ def _contents(wim: Wim, image: WimImageInfo, basics: WimImageReport) -> WimImage
         setup_takes_over=bool(setup_renames(wim, index)),
         boot_stl=present[_BOOT_STL],
         components=tuple(sorted({found[1] for name in names if (found := _COMPONENT.match(name))})),
-        boot_2023_missing=tuple(path for path in _BOOT_2023 if not present[path]),
+        boot_2023_missing=(*(path for path in _BOOT_2023 if not present[path]), *_efisys_missing(wim, index)),
         problems=tuple(missing(wim, image, Wanted(bitlocker=False))),
     )
+
+
+def _efisys_missing(wim: Wim, index: int) -> Iterator[str]:
+    """The UEFI boot images of 2023 that are in no language's folder."""
+    languages = wim.names(index, _DVD_2023)
+    names = {name.lower() for language in languages for name in wim.names(index, f"{_DVD_2023}/{language}")}
+    yield from (f"{_DVD_2023}/en-US/{name}" for name in _EFISYS_2023 if name.lower() not in names)
 
 
 def _prospects(wim: Wim, images: Iterable[WimImageReport]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:

@@ -10,6 +10,7 @@ import pycdlib
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pycdlib.pycdlibexception import PyCdlibInvalidISO
 
 from builder.base.windows import open_base
 from builder.base.windows_iso import open_windows_iso, read_iso
@@ -149,6 +150,22 @@ def test_arm64_media_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(BaseMediaError, match=r"is for arm64 machines; the frozen payload is for x64"):
         refuse_architecture(base, payload_architectures=["x64"])
     refuse_architecture(base, payload_architectures=["x64", "arm64"])
+
+
+def test_where_pycdlib_cannot_our_own_reader_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = windows_iso(tmp_path / "win.iso", {"sources/empty": b"", "sources/a folder/na\u00efve": b"x"})
+    by_pycdlib = read_iso(path)
+
+    def refuse(_: object, __: str) -> None:
+        raise PyCdlibInvalidISO("not today")
+
+    monkeypatch.setattr(pycdlib.PyCdlib, "open", refuse)
+    assert read_iso(path) == by_pycdlib
+    data = bytearray(path.read_bytes())
+    data[32 * 2048 : 257 * 2048] = bytes(225 * 2048)
+    path.write_bytes(data)
+    with pytest.raises(BaseMediaError, match=r"the UDF file system of the ISO is damaged or cut off: not today"):
+        read_iso(path)
 
 
 @pytest.fixture(scope="module")
