@@ -80,7 +80,7 @@ def check_folder(files: Mapping[str, bytes], *, machine: Machine = Machine.AMD64
     if problems:
         raise ImageError(
             "the frozen payload cannot run in Windows PE\n" + "\n".join(problems),
-            hint="Freeze it again; for a folder of your own see 'prebuilt' in the README.",
+            hint="Freeze it again; a folder of your own must be whole, as PyInstaller left it.",
         )
     return tuple(
         Need(library=library, wanted_by=tuple(sorted(by)), delayed=all(by.values()))
