@@ -284,7 +284,7 @@ def _image_config() -> Path | None:
     """Where the image's configuration is. A running Windows has none: there, users may make a folder in the root."""
     if sys.platform == "win32":
         from payload.environment.windows_power import IMAGE_CONFIG as CONFIG_NAME  # noqa: PLC0415
-        from payload.environment.windows_power import image_folder
+        from payload.environment.windows_power import image_folder  # noqa: PLC0415
 
         folder = image_folder()
         return folder / CONFIG_NAME if folder else None

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.errors import ImageError
+from builder.run import running
 from builder.verify.readback import STORE, Difference, SeenFile, SeenVolume, compare_volume
 from builder.verify.windows_tree import Tree
 from builder.verify.wine_stand_ins import calls, put_stand_ins
@@ -33,6 +34,9 @@ from payload.formats.records import RecordError, from_json
 REASON = "run a Windows PE image's own chain of start"
 _LIMIT = 120.0
 _WINPESHL = r"X:\Windows\System32\winpeshl.exe"
+#: The drive on which volumes without a letter lie, as far as Wine is concerned.
+_WAY_IN = "W"
+_STAYING = r"X:\Windows\System32\wpeinit.exe"
 _LOG = f"{MEDIUM_FOLDER}/payload.log"
 _MINI_NT = r"System\\CurrentControlSet\\Control\\MiniNT"
 #: Typed at the prompt that `cmd /k` ends with.
@@ -92,25 +96,28 @@ class WineMachine:
 
     def attach(self, volume: WineVolume) -> None:
         """Fill a folder with the volume's tree and make it a drive; C: is Wine's own, with the tree beside it."""
+        self._volumes[volume.letter] = volume
         root = self.root(volume.letter)
         fill(root, volume.tree)
         for path in volume.read_only:
             _below(root, path).chmod(0o444)
         self._map(volume.letter, root, label=volume.label, kind=volume.kind)
-        self._volumes[volume.letter] = volume
+        if not volume.lettered:
+            # Wine opens by its GUID only what lies on some drive: one with nothing but that folder in it.
+            self._map(_WAY_IN, root.parent)
         self._before[volume.letter] = self.see(volume.letter)
 
     def boot(self, *, time_limit: float = _LIMIT) -> WineBoot:
         """Start the image's chain and wait until a prompt is there. Raises ToolFailed where none ever is."""
         (self.image / _LOG).unlink(missing_ok=True)
         earlier = len(calls(self.image))
-        with self._prefix.started():
+        with self._prefix.started(), self._awake():
             # Wine points COM1 at this machine's own serial port.
             for port in (self._prefix.folder / "dosdevices").glob("com*"):
                 port.unlink()
             for volume in self._volumes.values():
                 if not volume.lettered:
-                    # The volume keeps its GUID path; only the letter leads nowhere.
+                    # The volume keeps its GUID path; the letter leads nowhere.
                     (self._prefix.folder / "dosdevices" / f"{volume.letter.lower()}:").unlink(missing_ok=True)
             done = self._prefix.run(
                 [_WINPESHL],
@@ -135,16 +142,15 @@ class WineMachine:
         """The folder behind a drive."""
         if letter == "X":
             return self.image
-        return self._prefix.folder / "drive_c" if letter == "C" else self._folder / letter
+        if letter == "C":
+            return self._prefix.folder / "drive_c"
+        volume = self._volumes.get(letter)
+        return self._folder / letter if volume is None or volume.lettered else self._folder / "unlettered" / letter
 
     def see(self, letter: str) -> SeenVolume:
         """Everything on a drive now, as this machine sees it; of C: only what is not Wine's."""
         seen = read_folder(self.root(letter))
-        return (
-            _without_wine(seen, self._volumes[letter].tree if letter in self._volumes else None)
-            if letter == "C"
-            else seen
-        )
+        return _without_wine(seen, self._volumes[letter].tree) if letter == "C" else seen
 
     def differences(self, letter: str, *, tree: Tree | None = None, store: str = STORE) -> tuple[Difference, ...]:
         """Every way in which a drive is not what its tree (or `tree`) says must have become of it."""
@@ -155,6 +161,16 @@ class WineMachine:
         """The receipts in a drive's quarantine, oldest run first. Raises ImageError for one that follows no schema."""
         found = sorted(_below(self.root(letter), f"{store}\\{QUARANTINE_FOLDER}").glob(f"*/{RECEIPT_NAME}"))
         return tuple(read_receipt(path) for path in found)
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Wine's services end when nothing runs any more, and would look for drives again: one program stays."""
+        with running(
+            ["wine", _STAYING, "--stay"], reason=REASON, log=self._folder / "awake.log", env=self._prefix.environment
+        ):
+            # What runs after it has been started.
+            self._prefix.run(["cmd", "/c", "exit"], reason=REASON, time_limit=_LIMIT)
+            yield
 
     def _map(self, letter: str, folder: Path, *, label: str = "", kind: DriveKind = DriveKind.FIXED) -> None:
         self._prefix.map_drive(letter, folder, kind=kind, label=label or None)

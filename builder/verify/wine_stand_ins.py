@@ -39,6 +39,11 @@ def answer(image: Path, name: str, *, text: str = "", code: int = 0) -> None:
     (image / FOLDER / f"{name}.rc").write_text(str(code))
 
 
+def hold_file(image: Path, name: str, path: str) -> None:
+    """Have the stand-in `name` see to it that another program has the file `path` (`D:\\...`) open for itself alone."""
+    (image / FOLDER / f"{name}.hold").write_text(path, "utf-8")
+
+
 def calls(image: Path) -> tuple[str, ...]:
     """How the stand-ins were called, in order: `wpeutil reboot`."""
     log = image / CALLS

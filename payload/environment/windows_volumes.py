@@ -21,6 +21,8 @@ _VOLUME_DISK_EXTENTS = 0x00560000
 _NAME_LENGTH = 261
 #: GetVolumeInformation's flags.
 PERSISTENT_ACLS, READ_ONLY_VOLUME = 0x8, 0x80000
+#: ERROR_NOT_READY, ERROR_NO_MEDIA_IN_DRIVE.
+_NO_MEDIUM = (21, 1112)
 _WINDOWS_FILE_SYSTEMS = ("NTFS", "ReFS")
 
 HIBERNATED_ADVICE = (
@@ -184,8 +186,8 @@ def _look_at(root: str) -> SeenVolume:
     error = None if opened else api.last_error()
     extents = _extents(root)
     drive_type = int(api.kernel32.GetDriveTypeW(root))
-    if error is not None and (error.winerror in (21, 1112) or drive_type == api.DRIVE_CDROM):
-        error = None  # a drive without a medium
+    if error is not None and (error.winerror in _NO_MEDIUM or drive_type == api.DRIVE_CDROM):
+        error = None
     return SeenVolume(
         root=root,
         drive_type=drive_type,
