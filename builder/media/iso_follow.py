@@ -17,6 +17,11 @@ from pathlib import Path
 
 _BLOCK = 1 << 20
 _AHEAD = 8
+#: Blocks that are used in turn: those waiting in a queue, the one at work, the one being read, and one to spare.
+_POOL = _AHEAD + 3
+
+#: A whole block is a bytearray from a pool (two of them compare as fast as memory goes), a last, shorter one bytes.
+Block = bytes | bytearray
 
 
 class SourceShrank(OSError):
@@ -29,20 +34,20 @@ class _Piece:
 
     offset: int
     length: int
-    expected: bytes | None = None
+    expected: bytes | bytearray | None = None
 
 
 class _Worker:
     """A thread that does one thing with each item it is given, in that order."""
 
-    def __init__(self, work: Callable[[bytes | _Piece], None]) -> None:
+    def __init__(self, work: Callable[[Block | _Piece], None]) -> None:
         self._work = work
-        self._queue: queue.Queue[bytes | _Piece | None] = queue.Queue(_AHEAD)
+        self._queue: queue.Queue[Block | _Piece | None] = queue.Queue(_AHEAD)
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def add(self, item: bytes | _Piece) -> None:
+    def add(self, item: Block | _Piece) -> None:
         """Do `item` next; waits while too many are waiting."""
         self._queue.put(item)
 
@@ -77,6 +82,7 @@ class FollowedOutput(io.FileIO):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._back = io.FileIO(path)
+        self._block = bytearray(_BLOCK)
         self._digest = hashlib.sha256()
         self._given = 0
         self._disturbed = False
@@ -93,7 +99,7 @@ class FollowedOutput(io.FileIO):
             view = view[super().write(view) or 0 :]
         return total
 
-    def written_to(self, offset: int, expected: bytes | None = None) -> None:
+    def written_to(self, offset: int, expected: Block | None = None) -> None:
         """All before `offset` has been written; the last of it should be `expected`."""
         start = offset - len(expected or b"")
         while self._given < start:
@@ -129,12 +135,17 @@ class FollowedOutput(io.FileIO):
             self._back.close()
         super().close()
 
-    def _read_back(self, item: bytes | _Piece) -> None:
+    def _read_back(self, item: Block | _Piece) -> None:
         assert isinstance(item, _Piece)
         self._back.seek(item.offset)
-        data = self._back.read(item.length)
+        data: Block = self._block
+        if item.length == _BLOCK:
+            count = self._back.readinto(self._block) or 0
+        else:
+            data = self._back.read(item.length)
+            count = len(data)
         self._digest.update(data)
-        if len(data) != item.length or (item.expected is not None and data != item.expected):
+        if count != item.length or (item.expected is not None and data != item.expected):
             self._differs.append(item.offset)
 
 
@@ -154,7 +165,9 @@ class FollowedSource(io.RawIOBase):
         self._known = sha256
         self._source = io.FileIO(path)
         self._output = output
-        self._last = b""
+        self._last: Block = b""
+        self._pool = [bytearray(_BLOCK) for _ in range(_POOL)]
+        self._turn = 0
         self._digest = hashlib.sha256()
         self._hasher = None if sha256 else _Worker(self._hash)
 
@@ -182,14 +195,20 @@ class FollowedSource(io.RawIOBase):
         """How far it was read."""
         return self._source.tell()
 
-    def read(self, size: int = -1) -> bytes:
-        """The next `size` bytes. What was read before is in the output by now."""
+    def read(self, size: int = -1) -> Block:
+        """The next `size` bytes, which stay what they are for a while. What was read before is in the output by now."""
         position = self._output.tell()
         if self.start is None:
             self.start = position
         self._output.written_to(position, self._last)
-        self._last = self._source.read(size if size >= 0 else _BLOCK)
-        if len(self._last) < size:
+        if size == _BLOCK:
+            self._turn = (self._turn + 1) % _POOL
+            self._last = self._pool[self._turn]
+            count = self._source.readinto(self._last) or 0
+        else:
+            self._last = self._source.read(size)
+            count = len(self._last)
+        if count < size:
             raise SourceShrank(f"{self.path} became shorter while it was read")
         if self._hasher is not None:
             self._hasher.add(self._last)
@@ -204,6 +223,6 @@ class FollowedSource(io.RawIOBase):
             self._hasher.finish()
         return self._known or self._digest.hexdigest()
 
-    def _hash(self, item: bytes | _Piece) -> None:
-        assert isinstance(item, bytes)
+    def _hash(self, item: Block | _Piece) -> None:
+        assert not isinstance(item, _Piece)
         self._digest.update(item)
