@@ -18,6 +18,7 @@ _EXAMPLES = """\
 examples:
   bluelift doctor                                   what this machine can build and verify
   bluelift build -o dist                            the default image: dist/bluelift-linux.iso
+  bluelift build winpe --windows-iso Win11.iso      the same for Windows PE: dist/bluelift-winpe.iso
   bluelift verify dist/bluelift-linux.iso           boot it and see it repair a disk
   bluelift init my.yaml && bluelift build my.yaml   an image of your own
 
@@ -98,6 +99,12 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
     )
     base = _add_mirror(parser)
     base.add_argument("--debs", type=Path, metavar="DIR", help="a folder of .deb files instead of a mirror")
+    windows = parser.add_argument_group("base media for winpe, of your own")
+    windows.add_argument("--windows-iso", type=Path, metavar="FILE", help="Windows 10, 11 or Server install ISO")
+    windows.add_argument("--adk", type=Path, metavar="DIR", help="ADK WinPE folder, as copype makes it")
+    windows.add_argument("--winre", type=Path, metavar="FILE", help="winre.wim of an installed Windows")
+    windows.add_argument("--media", type=Path, metavar="PATH", help="with --winre: ISO or ADK folder with boot files")
+    _add_freezing(parser)
     _add_cache(parser)
 
 
@@ -124,6 +131,7 @@ def _add_build(commands: _Commands) -> None:
         "build an image",
         "bluelift build -o dist\n"
         "bluelift build report-only -o dist\n"
+        "bluelift build winpe --windows-iso Win11.iso -o dist\n"
         "bluelift build my.yaml -o dist --mirror https://MIRROR/debian\n"
         "bluelift build -o dist --debs ./packages      without a network",
     )
@@ -142,7 +150,7 @@ def _add_plan(commands: _Commands) -> None:
         commands,
         "plan",
         "show what build would do, step by step, and write nothing",
-        "bluelift plan\nbluelift plan my.yaml --json",
+        "bluelift plan\nbluelift plan my.yaml --json\nbluelift plan winpe --windows-iso Win11.iso",
     )
     _add_profile(parser)
     parser.add_argument("--json", action="store_true", help="the plan as JSON")

@@ -26,12 +26,12 @@ _INITRAMFS = ("initramfs.py", "cpio.py", "drivers.py", "elf.py", "kernel_modules
 #: The builder's modules that each step's bytes depend on, as patterns below builder/. A test compares this with what
 #: the modules import.
 SOURCES: Mapping[str, tuple[str, ...]] = {
-    "boot-files": ("build.py", *_BASE),
-    "bios-boot-image": ("build.py", *_BASE),
-    "base-initramfs": ("build.py", *_INITRAMFS),
-    "payload-segment": ("build.py", "render.py", "resources.py", *_INITRAMFS),
-    "iso": ("build.py", "media/*.py", "render.py", "resources.py"),
-    "manifest": ("build.py", "report.py", "verify/inspect.py"),
+    "boot-files": ("build_linux.py", *_BASE),
+    "bios-boot-image": ("build_linux.py", *_BASE),
+    "base-initramfs": ("build_linux.py", *_INITRAMFS),
+    "payload-segment": ("build_linux.py", "render.py", "resources.py", *_INITRAMFS),
+    "iso": ("build_linux.py", "media/*.py", "render.py", "resources.py"),
+    "manifest": ("build_linux.py", "report.py", "verify/inspect.py"),
 }
 
 
@@ -98,7 +98,7 @@ def epoch_from(value: str | None, default: int) -> int:
 
 def make_plan(profile: Profile, facts: Facts) -> Plan:
     """What `build` would do for this profile, given these facts."""
-    maker = _Maker(facts=facts)
+    maker = Maker(facts=facts)
     packages = maker.step("packages", "packages", {}, known=facts.packages is not None, extra=_packages(facts))
     from_packages = {"packages": packages}
     boot_files = maker.step("boot-files", "signed shim, GRUB and kernel", from_packages)
@@ -127,10 +127,11 @@ def digest(value: object) -> str:
 
 
 @dataclass
-class _Maker:
-    """Makes steps one after the other."""
+class Maker:
+    """Makes steps one after the other, for plans of every environment."""
 
     facts: Facts
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: SOURCES)
     steps: list[PlannedStep] = field(default_factory=list)
 
     def step(
@@ -142,19 +143,21 @@ class _Maker:
         extra: Mapping[str, str] | None = None,
         known: bool = True,
     ) -> str | None:
+        """Add a step with these inputs (names to ids); its id, None while an input is not `known`."""
         recipe = {
             "epoch": str(self.facts.epoch),
             **{key: value or "" for key, value in inputs.items()},
             **(extra or {}),
         }
-        if name in SOURCES:
-            recipe["builder"] = digest(_matching(self.facts.sources, SOURCES[name]))
+        if name in self.sources:
+            recipe["builder"] = digest(matching(self.facts.sources, self.sources[name]))
         known = known and all(inputs.values())
         content_id = digest({"step": name, **recipe}) if known else None
         self.steps.append(PlannedStep(name=name, title=title, recipe=recipe, id=content_id))
         return content_id
 
     def identity(self, name: str, inputs: Mapping[str, str | None], extra: Mapping[str, str]) -> str | None:
+        """An id of 32 digits for what is made of these inputs; None while one is not known."""
         if not all(inputs.values()):
             return None
         return digest({"step": name, "epoch": str(self.facts.epoch), **inputs, **extra})[:32]
@@ -178,9 +181,10 @@ def _content(profile: Profile, facts: Facts) -> dict[str, str]:
 
 def _all_sources(facts: Facts) -> str:
     patterns = {pattern for name, some in SOURCES.items() if name != "manifest" for pattern in some}
-    return digest(_matching(facts.sources, patterns))
+    return digest(matching(facts.sources, patterns))
 
 
-def _matching(sources: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:
+def matching(sources: Mapping[str, str], patterns: Iterable[str]) -> dict[str, str]:
+    """Those of `sources` whose path one of the `patterns` matches."""
     some = tuple(patterns)
     return {path: value for path, value in sorted(sources.items()) if any(fnmatchcase(path, p) for p in some)}

@@ -6,12 +6,14 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder import resources, yaml_lines
+from builder.bcd import BcdSettings, EmsPort, settings_problems
 from builder.errors import BuilderError, Problem, ProfileError, UsageError
+from builder.keyboards import windows_layout
 from payload.contract import (
     BUILT_IN_RULES,
     Action,
@@ -24,7 +26,19 @@ from payload.contract import (
 )
 from payload.formats.records import RecordError, from_json
 
+if TYPE_CHECKING:
+    from builder.profile_schema import ProfileFile
+
 DEFAULT = "linux"
+LINUX, WINPE = "linux", "winpe"
+_VOLUME_IDS = {LINUX: "BLUELIFT", WINPE: "BLUELIFT_PE"}
+#: Keys that make sense in one environment only.
+_LINUX_BASE = ("suite", "mirror", "security_mirror", "keyring", "debs")
+_WINPE_BASE = ("kind", "path", "media", "index")
+_WINPE_KEYS = (
+    "bitlocker", "boot_ca", "prompt", "layout", "drivers", "keyboard", "bcd", "background", "payload_exe",
+)  # fmt: skip
+_JPEG = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,38 @@ class BaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WinpeBase:
+    """Media of the user's own. `kind`: windows-iso, adk or winre; `media` lends boot files to a winre.
+
+    `kind` and `path` are None where the command line is to say them. `index`: the image of boot.wim; None chooses.
+    """
+
+    kind: str | None = None
+    path: Path | None = None
+    media: Path | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinpeSettings:
+    """What concerns the winpe environment alone. `boot_ca`: 2011, 2023 or both; `layout`: bridge or microsoft.
+
+    `keyboard` is a layout as wpeutil takes it, "" for the base's own; `payload_exe` a payload frozen before.
+    """
+
+    base: WinpeBase = field(default_factory=WinpeBase)
+    bitlocker: bool = True
+    boot_ca: str = "2011"
+    prompt: bool = False
+    layout: str = "bridge"
+    drivers: tuple[Path, ...] = ()
+    keyboard: str = ""
+    bcd: BcdSettings = field(default_factory=BcdSettings)
+    background: Path | None = None
+    payload_exe: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
 
@@ -50,6 +96,7 @@ class Profile:
     sha256: str
     environment: str
     base: BaseSettings
+    winpe: WinpeSettings
     organisation: str
     contact: str
     rules: tuple[Rule, ...]
@@ -161,8 +208,6 @@ def _plainly(found: Any) -> str:
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
     if kind == "extra_forbidden":
         return "unknown key" + _did_you_mean(found["loc"])
-    if found["loc"] == ("environment",) and value == "winpe":
-        return "winpe arrives with a later version of Bluelift; this one builds linux"
     shown = f", found {json.dumps(value, ensure_ascii=False)[:60]}"
     quotes = " (put it in quotes)" if isinstance(value, int | float | bool) else ""
     wanted = {
@@ -184,11 +229,10 @@ def _plainly(found: Any) -> str:
 
 
 def _did_you_mean(location: tuple[int | str, ...]) -> str:
-    from builder.profile_schema import BaseSection, EndingSection, ProfileFile  # noqa: PLC0415
+    from builder.profile_schema import BaseSection, BcdSection, EndingSection, ProfileFile, Section  # noqa: PLC0415
 
-    known = list(ProfileFile.model_fields)
-    if len(location) > 1:
-        known = list(BaseSection.model_fields if location[0] == "base" else EndingSection.model_fields)
+    sections: dict[object, type[Section]] = {"base": BaseSection, "bcd": BcdSection, "ending": EndingSection}
+    known = list(sections.get(location[0], ProfileFile).model_fields if len(location) > 1 else ProfileFile.model_fields)
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
@@ -210,9 +254,29 @@ def _rules(data: dict[str, Any], document: yaml_lines.Document) -> tuple[tuple[R
 
 def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder: Path) -> Iterator[tuple[str, str]]:
     """What is right by itself and impossible together, as (path, message)."""
-    base, ending = data.get("base", {}), data.get("ending", {})
+    ending = data.get("ending", {})
     built_in = data.get("built_in_rules", True)
     yield from _rule_combinations(data, rules, built_in)
+    if data.get("environment", LINUX) == WINPE:
+        yield from _winpe_combinations(data, folder)
+    else:
+        yield from _linux_combinations(data, folder)
+    if data.get("unattended"):
+        for key in ("repaired", "otherwise"):
+            if ending.get(key) == "stay":
+                yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
+    if str(data.get("output", "")).lower().endswith(".iso"):
+        yield "output", "is the name without .iso"
+
+
+def _linux_combinations(data: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+    base = data.get("base", {})
+    for key in _WINPE_KEYS:
+        if key in data:
+            yield key, "is for environment: winpe"
+    for key in _WINPE_BASE:
+        if key in base:
+            yield f"base.{key}", "is for environment: winpe; linux is made of Debian packages"
     for key in ("mirror", "security_mirror", "keyring"):
         if base.get("debs") is not None and base.get(key) is not None:
             yield f"base.{key}", "cannot be given together with base.debs: the packages come from that folder"
@@ -220,12 +284,68 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
         yield "base.keyring", f"there is no file {folder / base['keyring']}"
     if base.get("debs") is not None and not (folder / base["debs"]).is_dir():
         yield "base.debs", f"there is no folder {folder / base['debs']}"
-    if data.get("unattended"):
-        for key in ("repaired", "otherwise"):
-            if ending.get(key) == "stay":
-                yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
-    if str(data.get("output", "")).lower().endswith(".iso"):
-        yield "output", "is the name without .iso"
+
+
+def _winpe_combinations(data: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+    base = data.get("base", {})
+    for key in _LINUX_BASE:
+        if key in base:
+            yield f"base.{key}", "is for environment: linux; winpe is made of media of your own (kind and path)"
+    yield from _winpe_base(base, folder)
+    if len(data.get("volume_id") or "") > 16:
+        yield "volume_id", "should have at most 16 characters: Joliet and UDF, which WinPE media have, allow no more"
+    for index, name in enumerate(data.get("drivers", [])):
+        if not (folder / name).is_dir():
+            yield f"drivers[{index}]", f"there is no folder {folder / name}"
+    if data.get("payload_exe") is not None and not (folder / data["payload_exe"]).is_dir():
+        yield "payload_exe", f"there is no folder {folder / data['payload_exe']}"
+    if data.get("background") is not None:
+        yield from (("background", problem) for problem in _picture_problems(folder / data["background"]))
+    try:
+        windows_layout(data.get("keyboard", ""))
+    except ValueError as error:
+        yield "keyboard", str(error)
+    serial = data.get("serial", "ttyS0")
+    receipts = int(serial.removeprefix("ttyS")) + 1 if serial else None
+    for key, message in settings_problems(_bcd(data.get("bcd", {})), receipt_port=receipts):
+        yield f"bcd.{key.partition('.')[0]}", message
+
+
+def _winpe_base(base: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+    kind, path, media = base.get("kind"), base.get("path"), base.get("media")
+    if kind is not None and path is None:
+        yield "base.kind", "needs base.path beside it"
+    if path is not None and kind is None:
+        yield "base.path", "needs base.kind beside it: windows-iso, adk or winre"
+    if media is not None and kind != "winre":
+        yield "base.media", "is for kind: winre, which has no boot files of its own"
+    if kind == "winre" and media is None:
+        yield "base.kind", "winre needs base.media: the install ISO or ADK folder that lends its boot files"
+    for key, value in (("path", path), ("media", media)):
+        if value is not None and not (folder / value).exists():
+            yield f"base.{key}", f"{folder / value} does not exist"
+    if base.get("index", "auto") != "auto" and base["index"] < 1:
+        yield "base.index", f"should be 1 or more, or auto, found {base['index']}"
+
+
+def _picture_problems(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(_JPEG)) != _JPEG:
+                yield f"{path} is not a JPEG, the only format that Windows PE shows"
+    except OSError as error:
+        yield f"{path} cannot be read: {error.strerror}"
+
+
+def _bcd(section: dict[str, Any]) -> BcdSettings:
+    ems = section.get("ems")
+    return BcdSettings(
+        timeout=section.get("timeout"),
+        description=section.get("description"),
+        legacy_menu=section.get("legacy_menu"),
+        ignore_failures=section.get("ignore_failures"),
+        ems=None if ems is None else EmsPort(port=ems) if ems else False,
+    )
 
 
 def _rule_combinations(data: dict[str, Any], rules: tuple[Rule, ...], built_in: bool) -> Iterator[tuple[str, str]]:
@@ -271,7 +391,7 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
     read = ProfileFile.model_validate_json(json.dumps(data))
     otherwise = read.ending.otherwise or ("power-off" if read.unattended else "stay")
     return Profile(
-        name=read.name,
+        name=read.name or read.environment,
         label=label,
         sha256=hashlib.sha256(content).hexdigest(),
         environment=read.environment,
@@ -282,6 +402,7 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
             keyring=folder / read.base.keyring if read.base.keyring else None,
             debs=folder / read.base.debs if read.base.debs else None,
         ),
+        winpe=_winpe(read, data.get("bcd", {}), folder),
         organisation=read.organisation,
         contact=read.contact,
         rules=_all_rules(data, rules),
@@ -295,6 +416,27 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         disk_wait=read.disk_wait,
         serial=read.serial,
         shell=read.shell,
-        volume_id=read.volume_id,
-        output=read.output,
+        volume_id=read.volume_id or _VOLUME_IDS[read.environment],
+        output=read.output or f"bluelift-{read.environment}",
+    )
+
+
+def _winpe(read: ProfileFile, bcd: dict[str, Any], folder: Path) -> WinpeSettings:
+    base = read.base
+    return WinpeSettings(
+        base=WinpeBase(
+            kind=base.kind,
+            path=folder / base.path if base.path else None,
+            media=folder / base.media if base.media else None,
+            index=None if isinstance(base.index, str) else base.index,
+        ),
+        bitlocker=read.bitlocker,
+        boot_ca=str(read.boot_ca),
+        prompt=read.prompt,
+        layout=read.layout,
+        drivers=tuple(folder / name for name in read.drivers),
+        keyboard=windows_layout(read.keyboard),
+        bcd=_bcd(bcd),
+        background=folder / read.background if read.background else None,
+        payload_exe=folder / read.payload_exe if read.payload_exe else None,
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from builder.bcd import LONGEST_DESCRIPTION, LONGEST_TIMEOUT
 from payload.contract import Action, HibernatedVolumes, Policy, Rule
 
 
@@ -29,7 +30,26 @@ class Section(BaseModel):
 
 
 class BaseSection(Section):
-    """Where the base media come from."""
+    """Where the base media come from: Debian packages for linux, media of Microsoft's for winpe."""
+
+    kind: Literal["windows-iso", "adk", "winre"] | None = Field(
+        default=None,
+        description="winpe: what `path` is. Or give it on the command line: --windows-iso, --adk, --winre.",
+    )
+    path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="winpe: a Windows 10, 11 or Server install ISO, an ADK WinPE folder, or a winre.wim; "
+        "relative to the profile.",
+    )
+    media: str | None = Field(
+        default=None,
+        min_length=1,
+        description="winpe, with kind winre: the install ISO or ADK folder that lends its boot files.",
+    )
+    index: int | Literal["auto"] = Field(
+        default="auto", description="winpe: number of the image in boot.wim; auto chooses by what it contains."
+    )
 
     suite: str = Field(
         default="trixie", pattern=r"^[a-z][a-z0-9-]{1,40}$", description="Debian release whose packages are used."
@@ -55,9 +75,7 @@ class BaseSection(Section):
 class EndingSection(Section):
     """What happens once the verdict stands."""
 
-    repaired: Literal["reboot", "power-off", "stay"] = Field(
-        default="reboot", description="After REPAIRED."
-    )
+    repaired: Literal["reboot", "power-off", "stay"] = Field(default="reboot", description="After REPAIRED.")
     otherwise: Literal["power-off", "stay"] | None = Field(
         default=None,
         description="After every other verdict. Never reboot: that would be the same loop. "
@@ -68,15 +86,38 @@ class EndingSection(Section):
     )
 
 
+class BcdSection(Section):
+    """Windows's boot menu on the medium; what is left out stays as the base media have it."""
+
+    timeout: int | None = Field(default=None, ge=0, le=LONGEST_TIMEOUT, description="Seconds that the menu is shown.")
+    description: str | None = Field(
+        default=None, min_length=1, max_length=LONGEST_DESCRIPTION, description="The entry's name in the menu."
+    )
+    legacy_menu: bool | None = Field(default=None, description="The text menu instead of the graphical one.")
+    ignore_failures: bool | None = Field(
+        default=None, description="Do not offer repairs after a boot that failed, for example by a power cut."
+    )
+    ems: int | None = Field(
+        default=None,
+        ge=0,
+        le=4,
+        description="Serial port of Emergency Management Services: 1 is COM1; 0 turns them off. "
+        "Not the port that receipts go to.",
+    )
+
+
 class ProfileFile(Section):
     """A Bluelift profile: what to look for, what to do, how to end."""
 
-    name: str = Field(
-        default="linux",
+    name: str | None = Field(
+        default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="The profile's name, for the manifest.",
+        description="The profile's name, for the manifest. Default: the environment's.",
     )
-    environment: Literal["linux"] = Field(default="linux", description="What the image boots.")
+    environment: Literal["linux", "winpe"] = Field(
+        default="linux",
+        description="What the image boots: linux (Debian's kernel) or winpe (Windows PE, from media of your own).",
+    )
     base: BaseSection = Field(default_factory=BaseSection, description="Where the base media come from.")
     organisation: Line = Field(
         default="", description="Shown on the screen, so that a technician knows whose stick it is."
@@ -101,15 +142,41 @@ class ProfileFile(Section):
         default="ttyS0", description="Serial port for the log and the receipt as JSON lines; empty for none."
     )
     shell: bool = Field(default=True, description="Whether the technician may open a shell.")
-    volume_id: str = Field(
-        default="BLUELIFT",
+    volume_id: str | None = Field(
+        default=None,
         pattern=r"^[A-Z0-9_]{1,32}$",
-        description="The ISO's volume id: capitals, digits, underscores.",
+        description="The ISO's volume id: capitals, digits, underscores. Default: BLUELIFT, or BLUELIFT_PE for winpe.",
     )
-    output: str = Field(
-        default="bluelift-linux",
+    output: str | None = Field(
+        default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$",
-        description="The image's file name, without .iso.",
+        description="The image's file name, without .iso. Default: bluelift-ENVIRONMENT.",
+    )
+    bitlocker: bool = Field(
+        default=True, description="winpe: only a base with manage-bde will do, so that encrypted volumes can be opened."
+    )
+    boot_ca: Literal[2011, 2023, "both"] = Field(
+        default=2011,
+        description="winpe: whose Secure Boot signature the boot manager has. 2011: every host that has not revoked "
+        "it. 2023: hosts with the newer certificate. both: two ISOs.",
+    )
+    prompt: bool = Field(default=False, description='winpe: "Press any key to boot from CD or DVD".')
+    layout: Literal["bridge", "microsoft"] = Field(
+        default="bridge",
+        description="winpe: file systems of the ISO. bridge: ISO9660, Joliet and UDF; microsoft: UDF alone.",
+    )
+    drivers: list[str] = Field(
+        default_factory=list, description="winpe: folders with drivers (INF and files), relative to the profile."
+    )
+    keyboard: str = Field(default="", max_length=20, description="winpe: keyboard layout, such as de, fr or uk.")
+    bcd: BcdSection = Field(default_factory=BcdSection, description="winpe: Windows's boot menu on the medium.")
+    background: str | None = Field(
+        default=None, min_length=1, description="winpe: a JPEG shown behind the console, relative to the profile."
+    )
+    payload_exe: str | None = Field(
+        default=None,
+        min_length=1,
+        description="winpe: a folder with a payload that was frozen before, and its SHA256SUMS. Default: freeze it.",
     )
 
 

@@ -61,11 +61,57 @@ def manifest(
                 "suite": profile.base.suite,
             },
             "configuration": to_json(config),
-            "steps": {step.name: step.id for step in plan.steps if step.name != "manifest"},
+            "steps": {step.name: step.id for step in plan.steps if not step.name.startswith("manifest")},
             "tools": dict(sorted(tools.items())),
             "packages": to_json(sorted(packages, key=lambda pin: (pin.name, pin.architecture))),
             "media": to_json(sorted(image.media, key=lambda file: file.path)),
             "initramfs": to_json(sorted(image.initramfs, key=lambda file: file.path)),
+        }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinpeImage:
+    """One built WinPE ISO. `boot_ca`: whose signature its boot manager has; `media`: its files."""
+
+    file: str
+    size: int
+    sha256: str
+    boot_ca: str
+    media: tuple[ListedFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinpeFiles:
+    """What is in boot.wim that Bluelift put there, and what it was made from (image `index` of the base's)."""
+
+    base: Mapping[str, str]
+    injected: tuple[ListedFile, ...]
+    images: tuple[WinpeImage, ...]
+
+
+def winpe_manifest(
+    *, profile: Profile, plan: Plan, files: WinpeFiles, tools: Mapping[str, str], bluelift: str
+) -> bytes:
+    """manifest.json of a WinPE build, which may have two images."""
+    config = profile.payload_config(image_id=plan.image_id or "", bluelift=bluelift)
+    return json_bytes(
+        {
+            "schema": SCHEMA_VERSION,
+            "bluelift": bluelift,
+            "image": {
+                "image_id": plan.image_id,
+                "environment": profile.environment,
+                "volume_id": profile.volume_id,
+            },
+            "epoch": plan.epoch,
+            "profile": {"name": profile.name, "file": profile.label, "sha256": profile.sha256},
+            "configuration": to_json(config),
+            "steps": {step.name: step.id for step in plan.steps if not step.name.startswith("manifest")},
+            "tools": dict(sorted(tools.items())),
+            "base": dict(sorted(files.base.items())),
+            "boot_wim": to_json(sorted(files.injected, key=lambda file: file.path)),
+            "images": to_json(files.images),
         }
     )
 

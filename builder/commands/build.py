@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from builder.build import BuildOptions, build
-from builder.cache import default_folder
-from builder.commands.profile_arguments import profile_from
+from builder.build import build
+from builder.commands.profile_arguments import options_from, profile_from
 from builder.commands.program import program
 from builder.console import Console, Summary, size_text
 
@@ -14,18 +13,13 @@ from builder.console import Console, Summary, size_text
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Build, then say what there is and what to do with it."""
     profile = profile_from(arguments)
-    options = BuildOptions(
-        output=arguments.output,
-        cache=arguments.cache or default_folder(),
-        offline=arguments.offline,
-        refresh=arguments.refresh,
-    )
-    built = build(profile, options, console)
+    built = build(profile, options_from(arguments), console)
     what = ", ".join(built.made) if built.made else "nothing: everything was in the cache"
     console.summary(
         Summary(
             title=f"{built.image} is ready",
             facts=(
+                *(("and", str(other)) for other in built.others),
                 ("size", size_text(built.size)),
                 ("sha256", built.sha256),
                 ("image id", built.image_id),

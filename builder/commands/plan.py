@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 
-from builder.build import StepForecast, forecast
-from builder.cache import Cache, default_folder
-from builder.commands.profile_arguments import profile_from
+from builder.build import Forecast, StepForecast, forecast
+from builder.commands.profile_arguments import options_from, profile_from
 from builder.console import Console, Table
-from builder.plan import Plan
-from builder.profile import Profile
+from builder.profile import LINUX, Profile
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Show the steps, their content ids, and whether they are cached or why not. Writes nothing."""
     profile = profile_from(arguments)
-    plan, steps = forecast(profile, Cache(arguments.cache or default_folder()))
+    found = forecast(profile, options_from(arguments))
     if arguments.json:
-        console.data(_as_json(profile, plan, steps))
+        console.data(_as_json(profile, found))
         return 0
-    console.table(_table(profile, steps))
-    console.say(f"image id: {plan.image_id or 'known once the packages are'}")
+    for note in found.notes:
+        console.say(note)
+    console.table(_table(profile, found.steps))
+    known_later = "the packages are" if profile.environment == LINUX else "the payload is frozen"
+    console.say(f"image id: {found.plan.image_id or f'known once {known_later}'}")
     return 0
 
 
@@ -34,12 +35,12 @@ def _table(profile: Profile, steps: tuple[StepForecast, ...]) -> Table:
     return Table(title=title, columns=("step", "content id", "", "why"), rows=rows, styles=styles)
 
 
-def _as_json(profile: Profile, plan: Plan, steps: tuple[StepForecast, ...]) -> dict[str, object]:
+def _as_json(profile: Profile, found: Forecast) -> dict[str, object]:
     return {
         "profile": profile.name,
         "output": f"{profile.output}.iso",
-        "image_id": plan.image_id,
-        "epoch": plan.epoch,
+        "image_id": found.plan.image_id,
+        "epoch": found.plan.epoch,
         "steps": [
             {
                 "name": entry.step.name,
@@ -48,6 +49,7 @@ def _as_json(profile: Profile, plan: Plan, steps: tuple[StepForecast, ...]) -> d
                 "reason": entry.reason,
                 "recipe": dict(entry.step.recipe),
             }
-            for entry in steps
+            for entry in found.steps
         ],
+        "notes": list(found.notes),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder import __main__ as entry
-from builder import __version__, build, cli
+from builder import __version__, build_linux, cli
 from builder.base.packages import Package, PackageSet
 from builder.cache import Cache
 from builder.errors import UsageError
@@ -157,7 +157,7 @@ def test_plan_knows_ids_once_packages_are_known(
 ) -> None:
     package = Package(name="a", version="1", architecture="all", sha256="00" * 32, size=1, file="a.deb", uri="")
     found = Resolution(packages=PackageSet(packages=(package,), resolved_at=0), age=7200)
-    monkeypatch.setattr(build, "stored_resolution", lambda settings, cache: found)
+    monkeypatch.setattr(build_linux, "stored_resolution", lambda settings, cache: found)
     assert run("plan", "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert len(data["image_id"]) == 32

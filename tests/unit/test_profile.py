@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import profile, yaml_lines
+from builder.bcd import BcdSettings, EmsPort
 from builder.errors import ProfileError, UsageError
+from builder.keyboards import WINDOWS, windows_layout
 from builder.profile_schema import json_schema
+from builder.winpe_files import startnet_cmd
 from payload.contract import Action, AfterRepair, HibernatedVolumes, PayloadConfig, Policy
 from payload.formats.records import from_json, to_json
 
@@ -71,6 +74,56 @@ def test_a_full_profile(tmp_path: Path) -> None:
     assert (read.serial, read.disk_wait, read.volume_id, read.output) == ("", 600, "CONTOSO_1", "contoso")
 
 
+def test_a_full_winpe_profile(tmp_path: Path) -> None:
+    for name in ("adk", "vmd", "payload"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "back.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "winre.wim").write_bytes(b"")
+    read = parse(
+        "environment: winpe\nbase: {kind: winre, path: winre.wim, media: adk, index: 2}\nbitlocker: false\n"
+        "boot_ca: both\nprompt: true\nlayout: microsoft\ndrivers: [vmd]\nkeyboard: DE\nbackground: back.jpg\n"
+        "payload_exe: payload\nserial: ''\n"
+        "bcd: {timeout: 5, description: Bluelift, legacy_menu: true, ignore_failures: false, ems: 1}\n",
+        tmp_path,
+    )
+    assert (read.name, read.output, read.volume_id) == ("winpe", "bluelift-winpe", "BLUELIFT_PE")
+    assert read.winpe == profile.WinpeSettings(
+        base=profile.WinpeBase(kind="winre", path=tmp_path / "winre.wim", media=tmp_path / "adk", index=2),
+        bitlocker=False,
+        boot_ca="both",
+        prompt=True,
+        layout="microsoft",
+        drivers=(tmp_path / "vmd",),
+        keyboard="0407:00000407",
+        bcd=BcdSettings(
+            timeout=5, description="Bluelift", legacy_menu=True, ignore_failures=False, ems=EmsPort(port=1)
+        ),
+        background=tmp_path / "back.jpg",
+        payload_exe=tmp_path / "payload",
+    )
+
+
+def test_the_commented_winpe_profile_says_what_the_defaults_are() -> None:
+    commented = profile.load(profile.find("winpe"))
+    bare = parse("environment: winpe\n")
+    assert (commented.winpe, commented.output, commented.volume_id) == (bare.winpe, bare.output, bare.volume_id)
+
+
+@pytest.mark.parametrize("name", [*WINDOWS, *WINDOWS.values()])
+def test_keyboards(name: str) -> None:
+    layout = windows_layout(name)
+    assert layout == WINDOWS.get(name, name)
+    assert b"wpeutil SetKeyboardLayout " + layout.encode() in startnet_cmd(
+        parse("").payload_config(image_id="0" * 32, bluelift="0.1.0"), keyboard=layout
+    )
+
+
+@pytest.mark.parametrize("name", ["xx", "0407", "0407:407", "de;", " de"])
+def test_keyboards_that_are_none(name: str) -> None:
+    with pytest.raises(ValueError, match="there is no layout"):
+        windows_layout(name)
+
+
 def test_times_and_yes_no_words_stay_text() -> None:
     read = parse(
         "organisation: no\ncontact: 2024-07-19\nrules:\n  - id: a\n    pattern: a*.sys\n"
@@ -88,8 +141,33 @@ def test_times_and_yes_no_words_stay_text() -> None:
         ("name: 3", 1, "name", "should be text (put it in quotes)"),
         ("disk_wait: 601", 1, "disk_wait", "should be 600 or less, found 601"),
         ("disk_wait: 1.5", 1, "disk_wait", "should be a whole number"),
-        ("environment: winpe", 1, "environment", "winpe arrives with a later version"),
-        ("environment: wimp", 1, "environment", "should be 'linux'"),
+        ("environment: wimp", 1, "environment", "should be 'linux' or 'winpe'"),
+        ("boot_ca: 2011", 1, "boot_ca", "is for environment: winpe"),
+        ("bitlocker: true\nprompt: true", 2, "prompt", "is for environment: winpe"),
+        ("base:\n  kind: adk\n  path: .", 2, "base.kind", "is for environment: winpe"),
+        ("environment: winpe\nbase:\n  suite: trixie", 3, "base.suite", "is for environment: linux"),
+        ("environment: winpe\nbase:\n  debs: .", 3, "base.debs", "is for environment: linux"),
+        ("environment: winpe\nboot_ca: 2012", 2, "boot_ca", "should be 2011, 2023 or 'both', found 2012"),
+        ("environment: winpe\nlayout: udf", 2, "layout", "should be 'bridge' or 'microsoft'"),
+        ("environment: winpe\nkeyboard: klingon", 2, "keyboard", "there is no layout 'klingon'; known are at, be"),
+        ("environment: winpe\nbase:\n  kind: esd\n  path: .", 3, "base.kind", "should be 'windows-iso'"),
+        ("environment: winpe\nbase:\n  kind: adk\n  path: nowhere", 4, "base.path", "does not exist"),
+        ("environment: winpe\nbase:\n  kind: adk", 3, "base.kind", "needs base.path"),
+        ("environment: winpe\nbase:\n  path: .", 3, "base.path", "needs base.kind"),
+        ("environment: winpe\nbase:\n  kind: winre\n  path: .", 3, "base.kind", "winre needs base.media"),
+        ("environment: winpe\nbase:\n  kind: adk\n  path: .\n  media: .", 5, "base.media", "is for kind: winre"),
+        ("environment: winpe\nbase:\n  index: 0", 3, "base.index", "should be 1 or more"),
+        ("environment: winpe\nbase:\n  pth: x", 3, "base.pth", "did you mean path?"),
+        ("environment: winpe\nbcd:\n  ems: 1", 3, "bcd.ems", "EMS takes COM1, where receipts go"),
+        ("environment: winpe\nserial: ttyS1\nbcd:\n  ems: 2", 4, "bcd.ems", "EMS takes COM2, where receipts go"),
+        ("environment: winpe\nbcd:\n  ems: 5", 3, "bcd.ems", "should be 4 or less"),
+        ("environment: winpe\nbcd:\n  timeout: -1", 3, "bcd.timeout", "should be 0 or more"),
+        ("environment: winpe\nbcd:\n  time: 1", 3, "bcd.time", "did you mean timeout?"),
+        ('environment: winpe\nbcd:\n  description: "a\\tb"', 3, "bcd.description", "one line"),
+        ("environment: winpe\ndrivers:\n- nowhere", 3, "drivers[0]", "there is no folder"),
+        ("environment: winpe\nbackground: nowhere.jpg", 2, "background", "cannot be read"),
+        ("environment: winpe\npayload_exe: nowhere", 2, "payload_exe", "there is no folder"),
+        ("environment: winpe\nvolume_id: ABCDEFGHIJKLMNOPQ", 2, "volume_id", "at most 16 characters"),
         ("policy: all", 1, "policy", "should be"),
         ("ending:\n  otherwise: reboot", 2, "ending.otherwise", "should be 'power-off' or 'stay'"),
         ("ending: 3", 1, "ending", "should hold 'key: value' lines"),

@@ -1,0 +1,134 @@
+"""Profile and facts -> a Plan for the winpe environment. Pure, as `builder.plan` is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from builder.plan import Facts, Maker, Plan, PlannedStep, digest, matching
+from builder.profile import Profile
+from payload.formats.records import to_json
+
+PAYLOAD, BOOT_WIM, STORES, MANIFEST = "windows-payload", "boot-wim", "boot-stores", "manifest-winpe"
+#: The builder's modules that each step's bytes depend on, as patterns below builder/; of PAYLOAD its own recipe says.
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    BOOT_WIM: ("build_winpe.py", "winpe_base.py", "wim*.py", "winpe_files.py", "startnet_lint.py", "render.py",
+               "resources.py", "extents.py"),
+    STORES: ("build_winpe.py", "bcd.py"),
+    "iso": ("build_winpe.py", "media/*.py", "secure_boot.py", "extents.py"),
+    MANIFEST: ("build_winpe.py", "report.py"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFacts:
+    """What a plan takes from base media that were looked at. Mappings go from a path to the sha256 of its content.
+
+    `wim`: sha256 over boot.wim's header, tables and size, which name every content in it by sha1. `renames`: files of
+    the image, as path and new path. `boot_files`: for each of the profile's `boot_ca`, what it puts over `media`.
+    """
+
+    wim: str
+    index: int
+    renames: tuple[tuple[str, str], ...]
+    media: Mapping[str, str]
+    boot_files: Mapping[str, Mapping[str, str]]
+    drivers: Mapping[str, str]
+    background: str
+    architecture: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinpeFacts:
+    """What a plan depends on beside the profile. `payload`: the recipe that the frozen payload's id is made of.
+
+    `base` is None while the payload was never frozen: which image will do depends on what it needs.
+    """
+
+    common: Facts
+    payload: Mapping[str, str]
+    base: BaseFacts | None
+
+
+def iso_step(ca: str) -> str:
+    """The name of the step that makes the ISO with the boot files of `ca`."""
+    return f"iso-{ca}"
+
+
+def boot_cas(profile: Profile) -> tuple[str, ...]:
+    """2011, 2023, or both."""
+    setting = profile.winpe.boot_ca
+    return ("2011", "2023") if setting == "both" else (setting,)
+
+
+def image_name(profile: Profile, ca: str) -> str:
+    """The file name of an image: OUTPUT.iso, or with both: OUTPUT-2011.iso and OUTPUT-2023.iso."""
+    return f"{profile.output}-{ca}.iso" if profile.winpe.boot_ca == "both" else f"{profile.output}.iso"
+
+
+def make_winpe_plan(profile: Profile, facts: WinpeFacts) -> Plan:
+    """What `build` would do for this profile, given these facts."""
+    cas, settings, base = boot_cas(profile), profile.winpe, facts.base
+    maker = Maker(facts=facts.common, sources={**SOURCES, **{iso_step(ca): SOURCES["iso"] for ca in cas}})
+    # The recipe is that of builder.windows_payload, so that `bluelift freeze` fills the same entry of the cache.
+    payload = digest({"step": PAYLOAD, **facts.payload})
+    maker.steps.append(PlannedStep(name=PAYLOAD, title="payload for Windows", recipe=facts.payload, id=payload))
+    in_wim, on_media = _in_wim(profile, facts), _on_media(profile, base)
+    known = base is not None
+    made_of = {"payload": payload}
+    image_id = maker.identity("image", made_of, {**in_wim, **on_media, "source": _all_sources(facts)})
+    image_id = image_id if known else None
+    wim = maker.step(BOOT_WIM, "boot.wim", made_of, extra={**in_wim, "image": image_id or ""}, known=known)
+    stores = maker.step(
+        STORES, "boot menus (BCD)", {},
+        extra={"settings": digest(to_json(settings.bcd)),
+               **({path: base.media.get(path, "") for path in ("boot/bcd", "efi/microsoft/boot/bcd")} if base else {})},
+        known=known,
+    )  # fmt: skip
+    isos = {}
+    for ca in cas:
+        isos[ca] = maker.step(
+            iso_step(ca), f"ISO image, boot files of {ca}", {"boot-wim": wim, "boot-stores": stores},
+            extra={**on_media, "boot files": digest(dict(base.boot_files[ca])) if base else "", "image": image_id or "",
+                   "pycdlib": facts.common.tools.get("pycdlib", "")},
+        )  # fmt: skip
+    maker.step(
+        MANIFEST, "manifest", {iso_step(ca): isos[ca] for ca in cas},
+        extra={"profile": profile.sha256, "name": profile.output, "tools": digest(dict(facts.common.tools))},
+    )  # fmt: skip
+    return Plan(steps=tuple(maker.steps), image_id=image_id, epoch=facts.common.epoch)
+
+
+def _in_wim(profile: Profile, facts: WinpeFacts) -> dict[str, str]:
+    """What boot.wim depends on beside the payload, in keys that the cache can name when one changed."""
+    config = profile.payload_config(image_id="", bluelift=facts.common.bluelift)
+    base = facts.base
+    templates = {path: value for path, value in facts.common.templates.items() if path.startswith("winpe/")}
+    return {
+        "configuration": digest(to_json(config)),
+        "keyboard": profile.winpe.keyboard,
+        "templates": digest(templates),
+        "libwim": facts.common.tools.get("libwim", ""),
+        "base boot.wim": base.wim if base else "",
+        "image of it": str(base.index) if base else "",
+        "renamed": digest(base.renames) if base else "",
+        "drivers": digest(dict(base.drivers)) if base else "",
+        "background": base.background if base else "",
+    }
+
+
+def _on_media(profile: Profile, base: BaseFacts | None) -> dict[str, str]:
+    """What the medium depends on beside boot.wim and the boot menus."""
+    return {
+        "name": profile.name,
+        "organisation": profile.organisation,
+        "volume": profile.volume_id,
+        "prompt": str(profile.winpe.prompt),
+        "layout": profile.winpe.layout,
+        "base media": digest(dict(base.media)) if base else "",
+    }
+
+
+def _all_sources(facts: WinpeFacts) -> str:
+    patterns = {pattern for name, some in SOURCES.items() if name != MANIFEST for pattern in some}
+    return digest(matching(facts.common.sources, patterns))
