@@ -1,9 +1,10 @@
 /* Stands in for one of Windows PE's own programs under Wine: wpeinit, wpeutil, drvload, manage-bde, diskpart.
  *
  * Appends its name and its arguments to X:\stand-ins\calls.log, prints X:\stand-ins\NAME.txt and ends with the number
- * in X:\stand-ins\NAME.rc (0 without such a file). Where X:\stand-ins\NAME.hang exists it never ends. A file whose path
- * stands in X:\stand-ins\NAME.hold (UTF-8) is in use from then on: another process keeps it open for itself alone.
- * With --stay it does none of that and never ends.
+ * in X:\stand-ins\NAME.rc (0 without such a file). Where X:\stand-ins\NAME.hang exists it never ends.
+ *
+ * With --stay it does none of that and never ends; with --hold PATH neither, and keeps that file open for itself alone,
+ * once X:\stand-ins\held.log is there.
  */
 #include <stdio.h>
 #include <wchar.h>
@@ -25,28 +26,9 @@ static int hold(const wchar_t *path)
     return 0;
 }
 
-static void start_holding(const wchar_t *self, FILE *file)
-{
-    char utf8[4 * MAX_PATH] = "";
-    wchar_t path[MAX_PATH], command[3 * MAX_PATH];
-    STARTUPINFOW startup = { sizeof startup };
-    PROCESS_INFORMATION process;
-    FILE *held = NULL;
-    int tries;
-
-    fread(utf8, 1, sizeof utf8 - 1, file);
-    MultiByteToWideChar(CP_UTF8, 0, utf8, -1, path, MAX_PATH);
-    swprintf(command, 3 * MAX_PATH, L"\"%ls\" --hold \"%ls\"", self, path);
-    CreateProcessW(self, command, NULL, NULL, FALSE, DETACHED_PROCESS, NULL, NULL, &startup, &process);
-    for (tries = 0; tries < 100 && (held = open_beside(L"held", L".log", L"rb")) == NULL; tries++)
-        Sleep(50);
-    if (held)
-        fclose(held);
-}
-
 int wmain(int count, wchar_t **arguments)
 {
-    wchar_t program[MAX_PATH], self[MAX_PATH], *name, *dot;
+    wchar_t self[MAX_PATH], *name, *dot;
     FILE *file;
     int code = 0, character, index;
 
@@ -55,7 +37,6 @@ int wmain(int count, wchar_t **arguments)
     if (count == 2 && !wcscmp(arguments[1], L"--stay"))
         Sleep(INFINITE);
     GetModuleFileNameW(NULL, self, MAX_PATH);
-    wcscpy(program, self);
     name = wcsrchr(self, L'\\');
     name = name ? name + 1 : self;
     if ((dot = wcsrchr(name, L'.')) != NULL)
@@ -65,10 +46,6 @@ int wmain(int count, wchar_t **arguments)
         for (index = 1; index < count; index++)
             fprintf(file, " %ls", arguments[index]);
         fputs("\n", file);
-        fclose(file);
-    }
-    if ((file = open_beside(name, L".hold", L"rb")) != NULL) {
-        start_holding(program, file);
         fclose(file);
     }
     if ((file = open_beside(name, L".txt", L"rb")) != NULL) {

@@ -17,26 +17,28 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.errors import ImageError
+from builder.errors import ImageError, OutOfTime
 from builder.run import running
 from builder.verify.readback import STORE, Difference, SeenFile, SeenVolume, compare_volume
 from builder.verify.windows_tree import Tree
-from builder.verify.wine_stand_ins import calls, put_stand_ins
+from builder.verify.wine_stand_ins import HELD, calls, put_stand_ins
 from builder.wine import DriveKind, WinePrefix
 from payload.contract import MEDIUM_FOLDER, QUARANTINE_FOLDER, RECEIPT_NAME, Receipt
 from payload.formats.records import RecordError, from_json
 
 REASON = "run a Windows PE image's own chain of start"
 _LIMIT = 120.0
+_HOLD_LIMIT = 20.0
 _WINPESHL = r"X:\Windows\System32\winpeshl.exe"
 #: The drive on which volumes without a letter lie, as far as Wine is concerned.
 _WAY_IN = "W"
-_STAYING = r"X:\Windows\System32\wpeinit.exe"
+_BESIDE = r"X:\Windows\System32\wpeinit.exe"
 _LOG = f"{MEDIUM_FOLDER}/payload.log"
 _MINI_NT = r"System\\CurrentControlSet\\Control\\MiniNT"
 #: Typed at the prompt that `cmd /k` ends with.
@@ -93,6 +95,7 @@ class WineMachine:
         with (self._prefix.folder / "system.reg").open("a") as registry:
             registry.write(f"\n[{_MINI_NT}] 1\n")
         self._map("X", self.image)
+        self._name_volume("C", self.root("C"))
 
     def attach(self, volume: WineVolume) -> None:
         """Fill a folder with the volume's tree and make it a drive; C: is Wine's own, with the tree beside it."""
@@ -107,11 +110,14 @@ class WineMachine:
             self._map(_WAY_IN, root.parent)
         self._before[volume.letter] = self.see(volume.letter)
 
-    def boot(self, *, time_limit: float = _LIMIT) -> WineBoot:
-        """Start the image's chain and wait until a prompt is there. Raises ToolFailed where none ever is."""
+    def boot(self, *, in_use: str = "", time_limit: float = _LIMIT) -> WineBoot:
+        """Start the image's chain and wait until a prompt is there. Raises OutOfTime where none ever is.
+
+        The file `in_use` (`D:\\...`) is one that another program has open for itself alone.
+        """
         (self.image / _LOG).unlink(missing_ok=True)
         earlier = len(calls(self.image))
-        with self._prefix.started(), self._awake():
+        with self._prefix.started(), self._other_program(in_use):
             # Wine points COM1 at this machine's own serial port.
             for port in (self._prefix.folder / "dosdevices").glob("com*"):
                 port.unlink()
@@ -163,18 +169,26 @@ class WineMachine:
         return tuple(read_receipt(path) for path in found)
 
     @contextmanager
-    def _awake(self) -> Iterator[None]:
-        """Wine's services end when nothing runs any more, and would look for drives again: one program stays."""
-        with running(
-            ["wine", _STAYING, "--stay"], reason=REASON, log=self._folder / "awake.log", env=self._prefix.environment
-        ):
+    def _other_program(self, in_use: str) -> Iterator[None]:
+        """A program that runs beside, as Wine's services end when nothing runs; it may have a file open."""
+        (self.image / HELD).unlink(missing_ok=True)
+        argv = ["wine", _BESIDE, *(["--hold", in_use] if in_use else ["--stay"])]
+        with running(argv, reason=REASON, log=self._folder / "beside.log", env=self._prefix.environment):
             # What runs after it has been started.
             self._prefix.run(["cmd", "/c", "exit"], reason=REASON, time_limit=_LIMIT)
+            deadline = time.monotonic() + _HOLD_LIMIT
+            while in_use and not (self.image / HELD).exists():
+                if time.monotonic() > deadline:
+                    raise OutOfTime(f"{in_use} could not be opened within {_HOLD_LIMIT:g} s", hint="Is it there?")
+                time.sleep(0.05)
             yield
 
     def _map(self, letter: str, folder: Path, *, label: str = "", kind: DriveKind = DriveKind.FIXED) -> None:
         self._prefix.map_drive(letter, folder, kind=kind, label=label or None)
-        # Wine's server knows volumes by these names (the letter's code is in them), its file system needs the link.
+        self._name_volume(letter, folder)
+
+    def _name_volume(self, letter: str, folder: Path) -> None:
+        """Wine's server knows volumes by GUIDs with the letter's code in them; its file system needs a link for each."""
         link = self._prefix.folder / "dosdevices" / f"volume{{00000000-0000-0000-0000-0000000000{ord(letter):02x}}}"
         link.unlink(missing_ok=True)
         link.symlink_to(folder.absolute(), target_is_directory=True)

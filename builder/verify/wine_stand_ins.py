@@ -12,6 +12,7 @@ from builder.run import run
 STAND_INS = ("wpeinit", "wpeutil", "drvload", "manage-bde", "diskpart")
 #: Where they write down how they were called, and find what to answer, on X:.
 FOLDER = "stand-ins"
+HELD = f"{FOLDER}/held.log"
 CALLS = f"{FOLDER}/calls.log"
 _COMPILER = "x86_64-w64-mingw32-gcc"
 _PACKAGE = "gcc-mingw-w64-x86-64-win32"
@@ -37,11 +38,6 @@ def answer(image: Path, name: str, *, text: str = "", code: int = 0) -> None:
     """What the stand-in `name` prints from now on, and the exit code that it ends with."""
     (image / FOLDER / f"{name}.txt").write_text(text)
     (image / FOLDER / f"{name}.rc").write_text(str(code))
-
-
-def hold_file(image: Path, name: str, path: str) -> None:
-    """Have the stand-in `name` see to it that another program has the file `path` (`D:\\...`) open for itself alone."""
-    (image / FOLDER / f"{name}.hold").write_text(path, "utf-8")
 
 
 def calls(image: Path) -> tuple[str, ...]:

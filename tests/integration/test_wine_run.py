@@ -1,0 +1,310 @@
+"""The Windows PE image's own chain of start under Wine: winpeshl.ini, startnet.cmd, the frozen payload.
+
+The same must have become of the same trees as in the Linux boot tests. What Wine does not have (security descriptors,
+alternate streams, sectors) is not proven here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder import RELEASE_EPOCH
+from builder.cache import Cache, default_folder
+from builder.console import PlainConsole
+from builder.frozen import FrozenPayload
+from builder.verify.readback import STORE
+from builder.verify.scenarios import SCENARIOS
+from builder.verify.windows_tree import (
+    CROWDSTRIKE,
+    Fate,
+    Tree,
+    broken_windows,
+    clean_windows,
+    data_volume,
+    faulty_only_windows,
+    planted_store_windows,
+    reparse_windows,
+)
+from builder.verify.wine_run import WineBoot, WineMachine, WineVolume, winpe_machine
+from builder.verify.wine_stand_ins import answer
+from builder.windows_payload import FreezeOptions, windows_payload
+from builder.winpe_files import DRIVERS_FOLDER, PAYLOAD_FOLDER, winpe_files
+from payload.contract import (
+    BUILT_IN_RULES,
+    AfterRepair,
+    Ending,
+    FileOutcome,
+    HibernatedVolumes,
+    PayloadConfig,
+    Receipt,
+    Verdict,
+    VolumeRecord,
+)
+
+CONFIG = PayloadConfig(
+    image_id="wine-run",
+    rules=BUILT_IN_RULES,
+    bluelift="0.1.0",
+    organisation="Example Ltd",
+    # Nobody can press a key: every verdict ends the machine.
+    ending=Ending(otherwise=AfterRepair.POWER_OFF, countdown=0),
+    disk_wait=5,
+    serial="",
+)
+FAULTY = f"{CROWDSTRIKE}\\C-00000291-00000000-00000032.sys"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("wine") is None or shutil.which("x86_64-w64-mingw32-gcc") is None,
+    reason="needs wine and gcc-mingw-w64-x86-64-win32",
+)
+
+
+@pytest.fixture(scope="session")
+def frozen() -> FrozenPayload:
+    """The payload as it is shipped, from the user's own cache."""
+    cache = Cache(default_folder())
+    console = PlainConsole(out=sys.stdout, err=sys.stderr)
+    with cache.locked(console.notice):
+        return windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
+
+
+@pytest.fixture
+def machine(tmp_path: Path, frozen: FrozenPayload) -> Iterator[WineMachine]:
+    """A machine with an image; C: is a data volume, as Windows PE often has it."""
+    with winpe_machine(tmp_path / "machine", make_image(tmp_path / "image", frozen, CONFIG)) as made:
+        made.attach(WineVolume(letter="C", tree=data_volume(), label="Data"))
+        yield made
+
+
+def make_image(image: Path, frozen: FrozenPayload | None, config: PayloadConfig, keyboard: str = "") -> Path:
+    """An image's files as the builder puts them into a WIM."""
+    if frozen is not None:
+        frozen.write(image / PAYLOAD_FOLDER)
+    for put in winpe_files(config, keyboard=keyboard):
+        assert isinstance(put.source, bytes)
+        (image / put.target).parent.mkdir(parents=True, exist_ok=True)
+        (image / put.target).write_bytes(put.source)
+    return image
+
+
+def ended(boot: WineBoot, verdict: Verdict) -> None:
+    """The chain came to its end with the verdict's exit code and restarted or powered off."""
+    action = "reboot" if verdict is Verdict.REPAIRED else "shutdown"
+    assert boot.calls[0] == "wpeinit"
+    assert boot.calls[-1] == f"wpeutil {action}", boot.log
+    assert boot.calls.count(f"wpeutil {action}") == 1
+    assert verdict.headline not in boot.output, "the screen's text belongs into the log where there is no console"
+    assert boot.code == verdict.exit_code
+    assert "could not start" not in boot.output
+
+
+def volume_of(receipt: Receipt, label: str) -> VolumeRecord:
+    return next(volume for volume in receipt.volumes if volume.label == label)
+
+
+def quarantined(receipt: Receipt) -> set[str]:
+    return {
+        file.path.lstrip("\\")
+        for volume in receipt.volumes
+        for installation in volume.installations
+        for file in installation.files
+        if file.outcome is FileOutcome.QUARANTINED
+    }
+
+
+def doomed(tree: Tree) -> set[str]:
+    return {file.path for file in tree.files if file.fate is Fate.QUARANTINED}
+
+
+def test_d_is_windows_and_c_is_data(machine: WineMachine) -> None:
+    """Two installations on D:, channel files of every class, a read-only one; then the medium is left in."""
+    tree = broken_windows()
+    read_only = f"{CROWDSTRIKE}\\C-00000291-00000000-00000033.sys"
+    machine.attach(WineVolume(letter="D", tree=tree, label="Windows", read_only=(read_only,)))
+    first = machine.boot()
+    ended(first, Verdict.REPAIRED)
+    assert machine.differences("D") == ()
+    assert machine.differences("C") == ()
+    (receipt,) = machine.receipts("D")
+    assert (receipt.verdict, receipt.environment, receipt.image_id) == (Verdict.REPAIRED, "winpe", "wine-run")
+    assert quarantined(receipt) == doomed(tree)
+    names = {i.computer_name for i in volume_of(receipt, "Windows").installations}
+    assert names == {"FRONTDESK-07", "LAB-BENCH-2"}
+    assert all(disk.state == "ok" for disk in receipt.disks)
+
+    second = machine.boot()
+    ended(second, Verdict.ALREADY_CLEAN)
+    assert machine.differences("D") == ()
+    assert len(machine.receipts("D")) == 1
+
+
+def test_two_installations_on_two_disks_one_without_a_letter(machine: WineMachine) -> None:
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="First", lettered=False))
+    second = replace(
+        faulty_only_windows(),
+        files=tuple(
+            replace(file, fate=Fate.QUARANTINED) if file.path == FAULTY else file
+            for file in faulty_only_windows().files
+        ),
+    )
+    machine.attach(WineVolume(letter="E", tree=second, label="Second"))
+    boot = machine.boot()
+    ended(boot, Verdict.REPAIRED)
+    for letter in "DE":
+        assert machine.differences(letter) == ()
+        (receipt,) = machine.receipts(letter)
+        assert receipt.verdict is Verdict.REPAIRED
+    assert machine.differences("C") == ()
+
+
+def test_a_file_in_use_is_named_and_everything_else_is_repaired(machine: WineMachine) -> None:
+    tree = broken_windows()
+    machine.attach(WineVolume(letter="D", tree=tree, label="Windows"))
+    boot = machine.boot(in_use=f"D:\\{FAULTY}")
+    ended(boot, Verdict.FAILED)
+    kept = replace(tree, files=tuple(replace(f, fate=Fate.KEPT) if f.path == FAULTY else f for f in tree.files))
+    assert machine.differences("D", tree=kept) == ()
+    assert machine.differences("C") == ()
+    (receipt,) = machine.receipts("D")
+    assert quarantined(receipt) == doomed(kept)
+    (held,) = [
+        file
+        for installation in volume_of(receipt, "Windows").installations
+        for file in installation.files
+        if file.path == f"\\{FAULTY}"
+    ]
+    assert held.outcome is FileOutcome.FAILED
+    assert "another program has it open" in held.detail
+
+
+@pytest.mark.parametrize(
+    ("tree", "verdict"),
+    [
+        (clean_windows, Verdict.ALREADY_CLEAN),
+        (data_volume, Verdict.NO_WINDOWS_FOUND),
+        (lambda: reparse_windows().all_kept(), Verdict.LEFT_ALONE),
+        (next(s for s in SCENARIOS if s.name == "hibernated").tree, Verdict.LEFT_ALONE),
+    ],
+    ids=["already-clean", "no-windows", "reparse-windows", "hibernated"],
+)
+def test_what_is_not_to_be_touched_is_not(machine: WineMachine, tree: object, verdict: Verdict) -> None:
+    assert callable(tree)
+    machine.attach(WineVolume(letter="D", tree=tree(), label="Windows"))
+    boot = machine.boot()
+    ended(boot, verdict)
+    assert machine.differences("D") == ()
+    assert machine.differences("C") == ()
+    assert machine.receipts("D") == ()
+
+
+def test_a_hibernated_session_is_discarded_only_where_the_profile_says_so(
+    tmp_path: Path, frozen: FrozenPayload
+) -> None:
+    image = make_image(tmp_path / "image", frozen, replace(CONFIG, hibernated=HibernatedVolumes.DISCARD))
+    hibernated = next(s for s in SCENARIOS if s.name == "hibernated").tree()
+    saved = next(file for file in hibernated.files if file.path == "hiberfil.sys")
+    with winpe_machine(tmp_path / "machine", image) as machine:
+        machine.attach(WineVolume(letter="D", tree=broken_windows().with_files(saved), label="Windows"))
+        ended(machine.boot(), Verdict.REPAIRED)
+        assert machine.differences("D", tree=broken_windows()) == ()
+        (receipt,) = machine.receipts("D")
+        assert any("discarded" in note for note in volume_of(receipt, "Windows").notes)
+
+
+def test_a_planted_store_is_not_believed(machine: WineMachine) -> None:
+    machine.attach(WineVolume(letter="D", tree=planted_store_windows(), label="Windows"))
+    # Under Wine a folder's access list is its Unix mode: users may write here.
+    for folder in ("ProgramData/Bluelift", "ProgramData/Bluelift/quarantine"):
+        (machine.root("D") / folder).chmod(0o777)
+    ended(machine.boot(), Verdict.REPAIRED)
+    assert machine.differences("D", store=f"{STORE}.1") == ()
+
+
+def test_drivers_are_loaded_before_disks_are_listed_and_their_exit_codes_told(machine: WineMachine) -> None:
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    for name in ("vendor/b.inf", "a.INF", "vendor/readme.txt"):
+        path = machine.image / DRIVERS_FOLDER / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[Version]\n")
+    answer(machine.image, "drvload", text="Unable to load", code=3)
+    boot = machine.boot()
+    ended(boot, Verdict.REPAIRED)
+    loads = [call for call in boot.calls if call.startswith("drvload")]
+    assert loads == [r"drvload X:\Bluelift\drivers\a.INF", r"drvload X:\Bluelift\drivers\vendor\b.inf"]
+    (receipt,) = machine.receipts("D")
+    assert any("a.INF" in note and "exit code 3" in note for note in receipt.notes)
+
+
+def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine) -> None:
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    stick = machine.root("E")
+    machine.attach(WineVolume(letter="E", tree=faulty_only_windows().all_kept(), label="BLUELIFT"))
+    (stick / "Bluelift").mkdir()
+    (stick / "Bluelift/image.json").write_text('{"image_id": "wine-run"}\n')
+    ended(machine.boot(), Verdict.REPAIRED)
+    assert machine.differences("D") == ()
+    assert [d for d in machine.differences("E") if not d.path.startswith("Bluelift")] == []
+    (left,) = (stick / "Bluelift/receipts").glob("*.json")
+    assert left.stat().st_size > 1000
+    (receipt,) = machine.receipts("D")
+    assert {volume.label for volume in receipt.volumes} == {"Windows"}
+
+
+def test_a_machine_that_cannot_restart_says_so_and_stays(machine: WineMachine) -> None:
+    """wpeutil fails: the payload asks for the machine's own button, so nothing ends; the time limit does."""
+    from builder.errors import OutOfTime
+
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    answer(machine.image, "wpeutil", code=1)
+    with pytest.raises(OutOfTime):
+        machine.boot(time_limit=15)
+    assert machine.differences("D") == ()
+    log = (machine.image / "Bluelift/payload.log").read_text()
+    assert "hold its power button" in log
+
+
+def test_the_keyboard_is_set_before_the_payload_starts(tmp_path: Path, frozen: FrozenPayload) -> None:
+    image = make_image(tmp_path / "image", frozen, CONFIG, keyboard="0407:00000407")
+    with winpe_machine(tmp_path / "machine", image) as machine:
+        boot = machine.boot()
+    assert boot.calls[:2] == ("wpeinit", "wpeutil SetKeyboardLayout 0407:00000407")
+    ended(boot, Verdict.NO_WINDOWS_FOUND)
+
+
+def test_a_payload_that_is_missing_gives_a_shell_and_touches_nothing(tmp_path: Path) -> None:
+    with winpe_machine(tmp_path / "machine", make_image(tmp_path / "image", None, CONFIG)) as machine:
+        machine.attach(WineVolume(letter="D", tree=broken_windows().all_kept(), label="Windows"))
+        boot = machine.boot()
+        assert machine.differences("D") == ()
+    assert r"missing from this image: X:\Bluelift\payload\payload.exe" in boot.output
+    assert "This is a command prompt" in boot.output
+    assert boot.calls == ("wpeinit",)
+    assert boot.code is not None, "the prompt took no command"
+
+
+def test_a_payload_that_cannot_start_shows_why(tmp_path: Path, frozen: FrozenPayload) -> None:
+    """Without its library PyInstaller's program ends with an error of its own: the log comes onto the screen."""
+    image = make_image(tmp_path / "image", frozen, CONFIG)
+    (image / PAYLOAD_FOLDER / "_internal" / "python311.dll").unlink()
+    with winpe_machine(tmp_path / "machine", image) as machine:
+        machine.attach(WineVolume(letter="D", tree=broken_windows().all_kept(), label="Windows"))
+        boot = machine.boot()
+        assert machine.differences("D") == ()
+    assert "could not start" in boot.output
+    assert "python311.dll" in boot.output, boot.output
+    assert boot.calls == ("wpeinit",)
+
+
+def test_the_proof_can_fail(machine: WineMachine) -> None:
+    """A machine that was not started is not repaired, and a file that changed is seen."""
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    missing = {difference.path for difference in machine.differences("D")}
+    assert missing == doomed(broken_windows())
+    (machine.root("C") / "Photos/cat.jpg").write_bytes(b"changed")
+    assert {difference.path for difference in machine.differences("C")} == {"Photos\\cat.jpg"}
