@@ -13,9 +13,10 @@ from builder.cache import Cache, default_folder, storage_errors
 from builder.console import Console, Summary, Table
 from builder.errors import UsageError, VerifyFailed
 from builder.verify.firmware import Firmware
+from builder.verify.guest import guest_of
 from builder.verify.prove import VerifyRequest, check_image, verify_image
 from builder.verify.qemu import Accelerator, Attach, Controller
-from builder.verify.report import TABLE_HEADINGS, VerifyReport
+from builder.verify.report import NO_VERDICT, TABLE_HEADINGS, VerifyReport
 from builder.verify.scenarios import find_scenarios
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
@@ -29,6 +30,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     _chosen(Attach, arguments.attach, "--as")
     find_scenarios(arguments.scenario)
     check_image(arguments.image)
+    guest = guest_of(arguments.image)
     console.expect(2)
     ntfsck = _ntfsck(arguments, console)
     request = VerifyRequest(
@@ -39,15 +41,19 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         controllers=controllers,
         scenarios=arguments.scenario,
         accelerator=Accelerator(arguments.accel),
-        limit=arguments.timeout,
+        limit=arguments.timeout or guest.limit,
+        memory_mib=guest.memory_mib,
     )
     with console.step("boot and check") as step, storage_errors(output):
         report = verify_image(request, step=step)
     console.table(_table(report))
     if not report.passed:
         failed = sum(not boot.passed for boot in report.boots)
+        silent = sum(boot.headline == NO_VERDICT for boot in report.boots)
+        said = f"; {silent} gave no verdict within {request.limit:.0f} s or before the machine ended" if silent else ""
         raise VerifyFailed(
-            f"{failed} of {len(report.boots)} boots did not do what they should\n" + "\n".join(report.problem_lines()),
+            f"{failed} of {len(report.boots)} boots did not do what they should{said}\n"
+            + "\n".join(report.problem_lines()),
             hint=f"Serial logs, screenshots and QEMU's command lines: {report.folder}",
         )
     console.summary(

@@ -17,7 +17,7 @@ from builder.verify.firmware import Firmware, FirmwareFiles
 from builder.verify.machine import Ended, GuestEvent, Machine, started, state_folder
 from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
 from builder.verify.readback import STORE, SeenVolume, compare_volume, read_file, read_volume
-from builder.verify.report import BootReport, Check, comparison_text, write_beside
+from builder.verify.report import NO_VERDICT, BootReport, Check, comparison_text, write_beside
 from builder.verify.scenarios import Afterwards, Expectation, Scenario
 from builder.verify.windows_tree import Fate
 from payload.contract import QUARANTINE_FOLDER, RECEIPT_NAME, EventName, FileOutcome, Receipt, Verdict
@@ -109,7 +109,7 @@ def boot_scenario(
                 scenario=scenario.name,
                 number=number,
                 nonce=config.uuid,
-                headline=evidence.receipt.verdict.headline if evidence.receipt else "none",
+                headline=evidence.receipt.verdict.headline if evidence.receipt else NO_VERDICT,
                 ended=evidence.ended,
                 receipt_seconds=evidence.receipt_seconds,
                 seconds=evidence.seconds,

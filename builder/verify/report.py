@@ -12,6 +12,8 @@ from builder.verify.machine import Ended
 from builder.verify.qemu import Controller
 
 SCHEMA = 1
+#: In the place of a headline, where no receipt came.
+NO_VERDICT = "no verdict"
 TABLE_HEADINGS = ("", "firmware", "disk", "scenario", "boot", "verdict", "receipt after", "end", "checks")
 
 
