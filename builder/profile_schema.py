@@ -55,9 +55,7 @@ class BaseSection(Section):
 class EndingSection(Section):
     """What happens once the verdict stands."""
 
-    repaired: Literal["reboot", "power-off", "stay"] = Field(
-        default="reboot", description="After REPAIRED."
-    )
+    repaired: Literal["reboot", "power-off", "stay"] = Field(default="reboot", description="After REPAIRED.")
     otherwise: Literal["power-off", "stay"] | None = Field(
         default=None,
         description="After every other verdict. Never reboot: that would be the same loop. "
