@@ -53,7 +53,7 @@ bench: $(VENV)/.project ## Time a first build and one with nothing changed
 	@bash -c 'time $(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache'
 
 torture: $(VENV)/.project $(VENV)/.system ## Kill QEMU at random moments, TORTURE=500 times, and repair again
-	@BLUELIFT_TORTURE=$(TORTURE) $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)
+	@BLUELIFT_KILLS=$(TORTURE) $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)
 
 lock: $(VENV)/.project ## Renew .ci/requirements.txt from pyproject.toml
 	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet pip-tools

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payload.contract import QUARANTINE_FOLDER, FileOutcome, FileRecord, Journal, JournalEntry
-from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumeFiles, VolumePath, windows_path
+from payload.environment import EntryKind, VolumeFiles, VolumePath, windows_path
+from payload.half_moves import drop_other_names, entry_or_none, is_half_moved, make_parents, with_fresh_destinations
 from payload.rule_schema import Action, FileClass, Rule
 from payload.rules import Decision, file_record, inspect, read_content, utc_text
 from payload.store import Run, choose_store, destination_of, read_runs, volume_path, write_journal
@@ -111,12 +112,33 @@ def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:
     A file that is no longer what the journal says is left to a new run (outcome LEFT). Never raises OSError.
     """
     records, notes = [], []
+    try:
+        run = with_fresh_destinations(files, run, _half_moved(files, run))
+    except OSError as error:
+        return _not_completed(files, run, rules, f"the journal could not be written again ({reason(error)})")
     for entry in run.journal.entries:
         outcome, detail = _act(files, entry)
+        if outcome is FileOutcome.QUARANTINED:
+            drop_other_names(files, run, entry)
         records.append(_record_from_journal(files, entry, rules, outcome, detail))
         if outcome in (FileOutcome.FAILED, FileOutcome.LEFT):
             notes.append(f"interrupted run {run.run_id}: {entry.source}: {detail}")
     return RunResult(run=run, records=tuple(records), notes=tuple(notes))
+
+
+def _half_moved(files: VolumeFiles, run: Run) -> set[VolumePath]:
+    """The sources of the moves that were cut in two."""
+    return {
+        volume_path(entry.source)
+        for entry in run.journal.entries
+        if entry.action is Action.QUARANTINE
+        and is_half_moved(files, volume_path(entry.source), volume_path(entry.destination))
+    }
+
+
+def _not_completed(files: VolumeFiles, run: Run, rules: Sequence[Rule], why: str) -> RunResult:
+    records = [_record_from_journal(files, e, rules, FileOutcome.FAILED, why) for e in run.journal.entries]
+    return RunResult(run=run, records=tuple(records), notes=(f"interrupted run {run.run_id}: {why}",))
 
 
 def complete_interrupted(
@@ -130,7 +152,8 @@ def complete_interrupted(
 def move(files: VolumeFiles, source: VolumePath, destination: VolumePath, entry: JournalEntry) -> str:
     """Rename `source`, just found to be what the journal says, and verify; the problem, or "" when all is well.
 
-    Where the rename itself fails half-way, the second name is taken back, so that the source is untouched. The folder
+    Where the rename itself fails half-way, the second name is taken back, so that the source is untouched (no power
+    went, so both names are true, or ntfs-3g refuses to take away the one that is not). The folder
     of `destination` exists. Raises OSError.
     """
     try:
@@ -159,17 +182,6 @@ def difference(files: VolumeFiles, path: VolumePath, entry: JournalEntry) -> str
     if read_content(files, path).sha256 != entry.sha256:
         return "another sha256"
     return ""
-
-
-def make_parents(files: VolumeFiles, path: VolumePath, *, below: VolumePath) -> None:
-    """Make the protected folders that lead from `below`, which exists, to `path`. Raises OSError."""
-    for depth in range(len(below) + 1, len(path)):
-        folder = path[:depth]
-        found = files.entry(folder)
-        if found is None:
-            files.make_directory(folder)
-        elif found.kind is not EntryKind.DIRECTORY:
-            raise ReparsePointInPath(errno.ELOOP, f"{windows_path(folder)} is not a folder")
 
 
 def reason(error: OSError) -> str:
@@ -232,7 +244,7 @@ def _delete(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
 
 def _quarantine(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
     source, destination = volume_path(entry.source), volume_path(entry.destination)
-    there, kept = files.entry(source), _entry(files, destination)
+    there, kept = files.entry(source), entry_or_none(files, destination)
     if kept is None and there is None:
         return FileOutcome.FAILED, "is neither in its place nor in quarantine"
     if kept is None:
@@ -245,25 +257,12 @@ def _quarantine(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, s
         return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
     if there is None:
         return FileOutcome.QUARANTINED, "was already moved"
-    if there.identity != kept.identity:
-        return FileOutcome.LEFT, "left to a new run: it is there again, with the earlier one in quarantine"
-    # ntfs-3g renames by a second name and then removing the first: the power went between the two.
-    files.remove(source)
-    return FileOutcome.QUARANTINED, "its move was finished"
-
-
-def _entry(files: VolumeFiles, path: VolumePath) -> Entry | None:
-    """The entry at `path`, None also where a folder on the way is missing."""
-    try:
-        return files.entry(path)
-    except FileNotFoundError:
-        return None
+    return FileOutcome.LEFT, "left to a new run: it is there again, with the earlier one in quarantine"
 
 
 def _take_back(files: VolumeFiles, source: VolumePath, destination: VolumePath) -> None:
     """Remove the second name that a rename left behind when it failed half-way."""
-    there, second = files.entry(source), _entry(files, destination)
-    if there and second and there.identity == second.identity:
+    if is_half_moved(files, source, destination):
         files.remove(destination)
 
 
@@ -290,7 +289,7 @@ def _class_at(files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule], pa
     """What the file is, judged again where it lies now; OTHER where it cannot be judged (deleted, rule unknown)."""
     rule = next((rule for rule in rules if rule.id == entry.rule), None)
     try:
-        found = _entry(files, path)
+        found = entry_or_none(files, path)
     except OSError:
         found = None
     if rule is None or found is None:

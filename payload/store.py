@@ -1,7 +1,8 @@
 """Bluelift's own folder on a repaired volume: \\ProgramData\\Bluelift, its runs and their journals.
 
     <store>\\quarantine\\<run id>\\journal.json    what the run was about to do, synced before the first file moves
-                                \\files\\...        the moved files, below their original paths
+                                \\files\\...        the moved files, below their original paths (files.2 ... after a
+                                                  move that the power cut in two, see payload.half_moves)
                                 \\receipt.json    written last: a run that has one is finished
                                 \\undone.json     the run's files are back in place
 
@@ -36,6 +37,8 @@ from payload.windows_install import WindowsInstallation
 
 FILES_FOLDER = "files"
 _ALTERNATIVES = 9
+#: How many places a run has for one file: each move that was cut in two takes the next.
+MOST_ATTEMPTS = 9
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _MAX_JOURNAL = 16 << 20
 
@@ -90,9 +93,15 @@ def volume_path(text: str) -> VolumePath:
     return parts[1:]
 
 
-def destination_of(run_folder: VolumePath, source: VolumePath) -> VolumePath:
-    """Where a run keeps the file that was at `source`."""
-    return (*run_folder, FILES_FOLDER, *source)
+def destination_of(run_folder: VolumePath, source: VolumePath, attempt: int = 1) -> VolumePath:
+    """Where a run keeps the file that was at `source`: below files, or files.2 ... for a later attempt."""
+    area = FILES_FOLDER if attempt == 1 else f"{FILES_FOLDER}.{attempt}"
+    return (*run_folder, area, *source)
+
+
+def all_destinations(run_folder: VolumePath, source: VolumePath) -> tuple[VolumePath, ...]:
+    """Every place where a run may keep the file that was at `source`, in the order of the attempts."""
+    return tuple(destination_of(run_folder, source, attempt) for attempt in range(1, MOST_ATTEMPTS + 1))
 
 
 def choose_store(files: VolumeFiles) -> StoreChoice:
@@ -203,8 +212,9 @@ def _check_entry(
         raise _NotBelieved(str(error)) from error
     if not any_could_have_matched(rules, installations, source):
         raise _NotBelieved(f"its journal names {entry.source}, which no rule could have matched")
-    wanted = windows_path(destination_of(folder, source)) if entry.action is Action.QUARANTINE else ""
-    if entry.destination != wanted or entry.action is Action.REPORT:
+    places = all_destinations(folder, source) if entry.action is Action.QUARANTINE else ()
+    wanted = {windows_path(place) for place in places} or {""}
+    if entry.destination not in wanted or entry.action is Action.REPORT:
         raise _NotBelieved(f"its journal moves {entry.source} to {entry.destination or 'nowhere'}")
 
 

@@ -6,15 +6,17 @@ sha256 is checked, and nothing is overwritten. Interrupted or repeated, it finds
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payload.contract import FileOutcome, FileRecord, JournalEntry
-from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, windows_path
+from payload.environment import VolumeFiles, VolumePath, windows_path
+from payload.half_moves import entry_or_none, is_half_moved, make_parents, with_fresh_destinations
 from payload.quarantine import RunResult, difference, move, reason
 from payload.rule_schema import Action, FileClass, Rule
 from payload.rules import inspect, utc_text
-from payload.store import Run, read_runs, volume_path, write_undone
+from payload.store import Run, all_destinations, read_runs, volume_path, write_undone
 from payload.windows_install import WindowsInstallation
 
 
@@ -46,7 +48,13 @@ def plan_undo(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence
 
 def undo_run(files: VolumeFiles, run: Run, rules: Sequence[Rule], written: str) -> RunResult:
     """Restore one run's files and write its undone.json when all are in place. Never raises OSError."""
-    records = [_record(files, entry, rules, *_restore(files, entry)) for entry in run.journal.entries]
+    try:
+        run = _settle_half_restored(files, run)
+    except OSError as error:
+        why = f"an earlier undo was cut off, and could not be finished: {reason(error)}"
+        failed = [_record(files, entry, rules, FileOutcome.FAILED, why) for entry in run.journal.entries]
+        return RunResult(run=run, records=tuple(failed), notes=(f"run {run.run_id}: {why}",))
+    records = [_record(files, entry, rules, *_restore(files, run, entry)) for entry in run.journal.entries]
     notes = [
         f"run {run.run_id}: {record.path}: {record.detail}"
         for record in records
@@ -68,20 +76,20 @@ def undo(
     return [undo_run(files, run, rules, written) for run in planned.runs], (*planned.refused, *planned.notes)
 
 
-def _restore(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+def _restore(files: VolumeFiles, run: Run, entry: JournalEntry) -> tuple[FileOutcome, str]:
     if entry.action is not Action.QUARANTINE:
         return FileOutcome.LEFT, "was deleted, not quarantined: it cannot be brought back"
     try:
-        return _restore_quarantined(files, entry)
+        return _restore_quarantined(files, run, entry)
     except OSError as error:
         return FileOutcome.FAILED, f"could not be restored: {reason(error)}"
 
 
-def _restore_quarantined(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
-    source, kept_at = volume_path(entry.source), volume_path(entry.destination)
-    kept = _entry_or_none(files, kept_at)
+def _restore_quarantined(files: VolumeFiles, run: Run, entry: JournalEntry) -> tuple[FileOutcome, str]:
+    source = volume_path(entry.source)
+    kept_at = _kept_at(files, run, entry)
     occupant = _occupant(files, source)
-    if kept is None:
+    if kept_at is None:
         if occupant is not None and not difference(files, occupant, entry):
             return FileOutcome.RESTORED, "was already in its place"
         return FileOutcome.FAILED, "is no longer in quarantine"
@@ -90,12 +98,40 @@ def _restore_quarantined(files: VolumeFiles, entry: JournalEntry) -> tuple[FileO
     if occupant is None:
         problem = move(files, kept_at, source, entry)
         return (FileOutcome.FAILED, problem) if problem else (FileOutcome.RESTORED, "")
-    found = files.entry(occupant)
-    if found is not None and found.kind is EntryKind.FILE and found.identity == kept.identity:
-        # The power went in the middle of an earlier move: one file with two names.
-        files.remove(kept_at)
-        return FileOutcome.RESTORED, "its move was finished"
+    if is_half_moved(files, kept_at, occupant):
+        again = "let Windows check the volume (chkdsk), then undo again"
+        return FileOutcome.FAILED, f"an earlier undo was cut off in the middle of it: {again}"
     return FileOutcome.FAILED, f"{windows_path(occupant)} is there already and is not overwritten"
+
+
+def _kept_at(files: VolumeFiles, run: Run, entry: JournalEntry) -> VolumePath | None:
+    """Where the run keeps the file: where its journal says, or where a move that was cut in two left it."""
+    places = (volume_path(entry.destination), *all_destinations(run.folder, volume_path(entry.source)))
+    return next((place for place in places if entry_or_none(files, place) is not None), None)
+
+
+def _settle_half_restored(files: VolumeFiles, run: Run) -> Run:
+    """Finish what cut an earlier undo in two: each such file gets a third, true name in quarantine, then only that.
+
+    A name in its old place that the file's record does not know stays, and `_restore` then finds it occupied. Raises
+    OSError.
+    """
+    half = {}
+    for entry in run.journal.entries:
+        source = volume_path(entry.source)
+        kept_at = _kept_at(files, run, entry) if entry.action is Action.QUARANTINE else None
+        if kept_at is not None and is_half_moved(files, kept_at, source):
+            half[source] = kept_at
+    run = with_fresh_destinations(files, run, set(half))
+    for entry in run.journal.entries:
+        source = volume_path(entry.source)
+        if source in half:
+            fresh = volume_path(entry.destination)
+            make_parents(files, fresh, below=run.folder)
+            files.rename(half[source], fresh)
+            with contextlib.suppress(OSError):
+                files.remove(source)
+    return run
 
 
 def _occupant(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
@@ -103,13 +139,6 @@ def _occupant(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
     names = [entry.name for entry in files.listing(path[:-1]) if entry.name.casefold() == path[-1].casefold()]
     name = min(names, key=lambda name: name != path[-1], default=None)
     return (*path[:-1], name) if name is not None else None
-
-
-def _entry_or_none(files: VolumeFiles, path: VolumePath) -> Entry | None:
-    try:
-        return files.entry(path)
-    except FileNotFoundError:
-        return None
 
 
 def _record(

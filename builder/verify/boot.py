@@ -60,15 +60,21 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What one machine left behind. `receipt` is None where none came, `receipt_problem` then says why."""
+    """What one machine left behind. `receipt` is None where none came, `receipt_problem` then says why.
+
+    `after` is the Windows volume as other programs see it (None where it is not NTFS), `unreadable` why they cannot.
+    """
 
     disk: BrokenDisk
+    nonce: str
     ended: Ended
     reached_payload: bool
     receipt: Receipt | None
     receipt_problem: str
     receipt_seconds: float | None
     seconds: float
+    after: SeenVolume | None = None
+    unreadable: str = ""
 
 
 def make_template(scenario: Scenario, *, settings: BootSettings, scratch: Path) -> Template:
@@ -100,9 +106,8 @@ def boot_scenario(
                     break
                 # Nothing of ours ran: try once more, with a disk that is certainly as it was.
                 disk = copy_disk(pristine, disk.path)
-            checks = judge(
-                evidence, expectation, template, pristine, nonce=config.uuid, settings=settings, scratch=state
-            )
+            evidence = read_back(evidence, template, settings=settings, scratch=state)
+            checks = judge(evidence, expectation, template, pristine)
             report = BootReport(
                 firmware=firmware.kind,
                 controller=controller,
@@ -149,6 +154,7 @@ def run_machine(
             shutil.copyfile(config.serial_log, folder / "serial.log")
     return Evidence(
         disk=disk,
+        nonce=config.uuid,
         ended=ended,
         reached_payload=reached,
         receipt=receipt,
@@ -158,25 +164,25 @@ def run_machine(
     )
 
 
-def judge(
-    evidence: Evidence,
-    expectation: Expectation,
-    template: Template,
-    pristine: BrokenDisk,
-    *,
-    nonce: str,
-    settings: BootSettings,
-    scratch: Path,
-) -> tuple[Check, ...]:
-    """Everything that must be true after a boot. `pristine` is the disk right before it."""
+def read_back(evidence: Evidence, template: Template, *, settings: BootSettings, scratch: Path) -> Evidence:
+    """Add what other programs see on the disk. Where no receipt came by serial port, the one on the disk counts."""
     try:
         after = _look(evidence.disk, settings=settings, scratch=scratch)
     except ToolFailed as error:
-        return (_same("the volume can be read back", "every file of it", error.message),)
-    evidence = _with_receipt_from_disk(evidence, after, template.store, nonce=nonce, scratch=scratch)
+        return replace(evidence, unreadable=error.message)
+    evidence = replace(evidence, after=after)
     return (
-        *_check_receipt(evidence, expectation, template, nonce=nonce),
-        *_check_disk(evidence.disk, expectation, template, pristine, after),
+        evidence if evidence.receipt is not None else _with_receipt_from_disk(evidence, template.store, scratch=scratch)
+    )
+
+
+def judge(evidence: Evidence, expectation: Expectation, template: Template, pristine: BrokenDisk) -> tuple[Check, ...]:
+    """Everything that must be true after a boot. `pristine` is the disk right before it."""
+    if evidence.unreadable:
+        return (_same("the volume can be read back", "every file of it", evidence.unreadable),)
+    return (
+        *_check_receipt(evidence, expectation, template),
+        *_check_disk(evidence.disk, expectation, template, pristine, evidence.after),
     )
 
 
@@ -238,25 +244,22 @@ def _look(disk: BrokenDisk, *, settings: BootSettings, scratch: Path) -> SeenVol
     return read_volume(volume, ntfsck=settings.ntfsck)
 
 
-def _with_receipt_from_disk(
-    evidence: Evidence, after: SeenVolume | None, store: str, *, nonce: str, scratch: Path
-) -> Evidence:
-    """Where nothing came over the serial port, the receipt on the disk carries the verdict, if it is this machine's."""
-    if evidence.receipt is not None or after is None:
-        return evidence
-    for file in after.files:
-        if file.path.startswith(f"{store}\\{QUARANTINE_FOLDER}\\") and file.path.endswith("\\" + RECEIPT_NAME):
-            try:
-                data = json.loads(read_file(scratch / "windows.ntfs", file.path))
-            except ValueError:
-                continue
-            receipt, problem = _receipt_of(data)
-            if receipt is not None and receipt.host.smbios_uuid.lower() == nonce.lower():
-                return replace(evidence, receipt=receipt, receipt_problem=problem)
+def _with_receipt_from_disk(evidence: Evidence, store: str, *, scratch: Path) -> Evidence:
+    """The same evidence with a receipt that lies in the store, if one there is this machine's."""
+    for file in evidence.after.files if evidence.after else ():
+        if not file.path.startswith(f"{store}\\{QUARANTINE_FOLDER}\\") or not file.path.endswith("\\" + RECEIPT_NAME):
+            continue
+        try:
+            data = json.loads(read_file(scratch / "windows.ntfs", file.path))
+        except ValueError:
+            continue
+        receipt, problem = _receipt_of(data)
+        if receipt is not None and receipt.host.smbios_uuid.lower() == evidence.nonce.lower():
+            return replace(evidence, receipt=receipt, receipt_problem=problem)
     return evidence
 
 
-def _check_receipt(evidence: Evidence, expectation: Expectation, template: Template, *, nonce: str) -> Iterator[Check]:
+def _check_receipt(evidence: Evidence, expectation: Expectation, template: Template) -> Iterator[Check]:
     receipt = evidence.receipt
     yield Check(
         name="a receipt arrived",
@@ -273,9 +276,7 @@ def _check_receipt(evidence: Evidence, expectation: Expectation, template: Templ
     if receipt is None:
         return
     seen_nonce = receipt.host.smbios_uuid.lower()
-    yield Check(
-        name="the receipt carries the nonce", passed=seen_nonce == nonce.lower(), expected=nonce, seen=seen_nonce
-    )
+    yield _same("the receipt carries the nonce", evidence.nonce.lower(), seen_nonce)
     yield Check(
         name="the verdict",
         passed=receipt.verdict is expectation.verdict,

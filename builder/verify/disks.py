@@ -81,8 +81,9 @@ class BrokenDisk:
 def make_disk(plan: DiskPlan, path: Path) -> BrokenDisk:
     """Make the disk at `path`. Its volumes are made beside it and removed. Raises ToolMissing, ToolFailed."""
     partitions = _layout(plan)
+    # A power of two: QEMU's SD cards come in no other size.
+    volume_end = 1 << (partitions[-1].start + partitions[-1].size + _MIB - 1).bit_length()
     # RAID metadata lies at the end of the member, behind the volume that the partition table describes.
-    volume_end = partitions[-1].start + partitions[-1].size + _MIB
     disk_end = volume_end + (4 * _MIB if Mark.RAID_MEMBER in plan.marks else 0)
     with path.open("wb+") as disk:
         disk.truncate(disk_end)
@@ -122,17 +123,29 @@ def first_difference(one: Path, other: Path, *, skip: DiskPartition | None = Non
     size = one.stat().st_size
     if other.stat().st_size != size:
         return min(size, other.stat().st_size)
-    spans = [(0, size)] if skip is None else [(0, skip.start), (skip.start + skip.size, size)]
     with one.open("rb") as a, other.open("rb") as b:
-        for start, end in spans:
-            a.seek(start)
-            b.seek(start)
-            for at in range(start, end, _COMPARED_AT_ONCE):
-                count = min(_COMPARED_AT_ONCE, end - at)
-                ours, theirs = a.read(count), b.read(count)
+        chunks = {
+            chunk
+            for stream in (a, b)
+            for offset, length in _data_extents(stream.fileno(), 0, size)
+            for chunk in range(offset // _COMPARED_AT_ONCE, (offset + length - 1) // _COMPARED_AT_ONCE + 1)
+        }
+        for chunk in sorted(chunks):
+            for start, end in _without(skip, chunk * _COMPARED_AT_ONCE, min((chunk + 1) * _COMPARED_AT_ONCE, size)):
+                ours, theirs = os.pread(a.fileno(), end - start, start), os.pread(b.fileno(), end - start, start)
                 if ours != theirs:
-                    return at + next(i for i, (x, y) in enumerate(zip(ours, theirs, strict=True)) if x != y)
+                    return start + next(i for i, (x, y) in enumerate(zip(ours, theirs, strict=True)) if x != y)
     return None
+
+
+def _without(skip: DiskPartition | None, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """What remains of the span from `start` to `end` outside `skip`."""
+    if skip is None:
+        yield start, end
+        return
+    for first, last in ((start, min(end, skip.start)), (max(start, skip.start + skip.size), end)):
+        if first < last:
+            yield first, last
 
 
 # --- layout ----------------------------------------------------------------------------------------------------------

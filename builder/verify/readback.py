@@ -21,7 +21,10 @@ _READERS = 4
 #: They only read, but refuse volumes that are flagged dirty or hibernated unless forced.
 _ALSO_UNCLEAN = "-f"
 _LISTED = re.compile(r" *(\d+) \w{3} [ \d]\d \d\d:\d\d \d{4} (.*)")
-_OWN_FILES = (JOURNAL_NAME, RECEIPT_NAME, UNDONE_NAME)
+_OWN_NAMES = (JOURNAL_NAME, RECEIPT_NAME, UNDONE_NAME)
+#: What a write that a power cut interrupted leaves beside.
+_OWN_FILES = (*_OWN_NAMES, *(f".{name}.new" for name in _OWN_NAMES))
+_LOST_AND_FOUND = "lost+found"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +173,17 @@ def _tool(*argv: str) -> str:
 
 
 def compare_volume(
-    tree: Tree, before: SeenVolume, after: SeenVolume, *, store: str = STORE, metadata: bool = True
+    tree: Tree, before: SeenVolume, after: SeenVolume, *, store: str = STORE, after_repair: bool = False
 ) -> tuple[Difference, ...]:
     """Every way in which `after` is not what `tree` says must have become of `before`.
 
     Contents are judged by `tree`, times, attributes, security and streams by `before`. A quarantined file must be
     below Bluelift's quarantine exactly once and gone from its place; nothing may be added but Bluelift's own `store`.
-    Without `metadata` only names and contents count (after a power cut and a repair of the file system).
+    After a power cut and a repair of the file system give `after_repair`: then times, attributes and streams do not
+    count, and a file that was to be quarantined may as well be in ntfsck's lost+found, once.
     """
-    if not metadata:
-        before, after = _contents_only(before), _contents_only(after)
+    if after_repair:
+        before, after = _contents_only(before), _found_again(tree, _contents_only(after), store)
     before_at = {file.path: file for file in before.files}
     after_at = {file.path: file for file in after.files}
     accounted: set[str] = set()
@@ -257,6 +261,20 @@ def _compare_directories(before: SeenVolume, after: SeenVolume, store: str) -> l
 
 def _contents_only(volume: SeenVolume) -> SeenVolume:
     return replace(volume, files=tuple(replace(file, metadata=()) for file in volume.files))
+
+
+def _found_again(tree: Tree, volume: SeenVolume, store: str) -> SeenVolume:
+    """The volume with each file of lost+found where it was to go, if that place is empty; without that folder."""
+    taken = {file.path for file in volume.files}
+    wanted = {file.sha256: file for file in tree.files if file.fate is Fate.QUARANTINED}
+    files = []
+    for file in volume.files:
+        was = wanted.get(file.sha256) if file.path.startswith(_LOST_AND_FOUND + "\\") else None
+        if was is not None and was.path not in taken:
+            file = replace(file, path=f"{store}\\{QUARANTINE_FOLDER}\\{_LOST_AND_FOUND}\\{was.path}")
+        files.append(file)
+    folders = tuple(folder for folder in volume.directories if folder != _LOST_AND_FOUND)
+    return replace(volume, files=tuple(files), directories=folders)
 
 
 def _is_own_file(path: str, store: str) -> bool:

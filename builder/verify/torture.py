@@ -110,7 +110,7 @@ def cut_power(request: TortureRequest, *, step: Step) -> TortureReport:
     with state_folder() as state:
         template = make_template(scenario, settings=settings, scratch=state)
         rig = _Rig(state=state, template=template, direct=direct_kernel(request.image, state), request=request)
-        rig.save_state()
+        rig.save_states()
         timing = rig.undisturbed()
         step.note(f"undisturbed: plan after {timing.plan:.2f} s, receipt after {timing.receipt:.2f} s")
         for number in range(1, request.kills + 1):
@@ -154,7 +154,8 @@ class _Rig:
         self._folder = state
         self._template = template
         self._request = request
-        self._saved = state / "saved.state"
+        # Two boots, because each has a run id of its own: the second run must not come with the first one's.
+        self._first, self._second = state / "first.state", state / "second.state"
         self._disk = state / "disk.raw"
         self._config = MachineConfig(
             firmware=Firmware.BIOS,
@@ -169,8 +170,12 @@ class _Rig:
             memory_mib=request.memory_mib,
         )
 
-    def save_state(self) -> None:
-        """Boot until the payload has started, and save the machine before it has looked at the disk."""
+    def save_states(self) -> None:
+        """Boot twice until the payload has started, and save each machine before it has looked at the disk."""
+        self._save(self._first)
+        self._save(self._second)
+
+    def _save(self, saved: Path) -> None:
         copy_disk(self._template.disk, self._disk)
         with self._machine(self._config) as machine:
             if machine.wait_for_event(EventName.STARTED, limit=_RUN_LIMIT) is None:
@@ -181,19 +186,18 @@ class _Rig:
                 raise VerifyFailed(
                     f"the guest had read {read} bytes of the disk before it was saved: its cache would hide changes"
                 )
-            machine.command("migrate", uri=f"exec:cat > {self._saved}")
+            machine.command("migrate", uri=f"exec:cat > {saved}")
             deadline = time.monotonic() + _SAVE_LIMIT
             while (status := machine.command("query-migrate").get("status")) != "completed":
                 if status in ("failed", "cancelled") or time.monotonic() > deadline:
                     raise VerifyFailed(f"the machine's state could not be saved: {status}")
                 machine.watch(0.1)
             machine.kill()
-        self._config = replace(self._config, incoming=self._saved)
 
     def undisturbed(self) -> _Timing:
         """One run to its end: it must repair the disk, and its times place the power cuts."""
         copy_disk(self._template.disk, self._disk)
-        with self._machine(self._config) as machine:
+        with self._machine(replace(self._config, incoming=self._first)) as machine:
             verdict, offset = self._run_to_end(machine)
             plan, receipt = machine.event(EventName.PLAN), machine.event(EventName.RECEIPT)
         problems = self._judge()
@@ -207,13 +211,13 @@ class _Rig:
     def cut(self, number: int, seconds: float) -> PowerCut:
         """Run for `seconds` from the saved state, cut the power, run again to the end, judge."""
         disk = copy_disk(self._template.disk, self._disk)
-        with self._machine(self._config) as machine:
+        with self._machine(replace(self._config, incoming=self._first)) as machine:
             _resume(machine)
             machine.watch(seconds)
             machine.kill()
             phase = machine.events[-1].name if machine.events else "before any event"
         kept = copy_disk(disk, self._folder / "cut.raw")
-        with self._machine(self._config) as machine:
+        with self._machine(replace(self._config, incoming=self._second)) as machine:
             verdict, _ = self._run_to_end(machine)
         needed, problems = self._judge()
         result = PowerCut(
@@ -255,7 +259,7 @@ class _Rig:
             if left:
                 return needed, (Difference(path="the volume", expected="ntfsck can repair it", seen=left),)
         after = read_volume(volume, ntfsck=self._request.ntfsck)
-        return needed, compare_volume(disk.plan.tree, self._template.seen, after, metadata=False)
+        return needed, compare_volume(disk.plan.tree, self._template.seen, after, after_repair=True)
 
     def _keep_evidence(self, number: int, cut: BrokenDisk) -> None:
         for path in (cut.path, self._disk, self._config.serial_log):

@@ -1,10 +1,12 @@
-"""What boot tests share: the default image, ntfsck, and one way to boot with all evidence in the failure message."""
+"""What boot tests share: ntfsck, one way to boot, and boots that run side by side, one on each core."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,6 @@ from builder.verify.firmware import Firmware, find_firmware
 from builder.verify.prove import VerifyRequest, verify_image
 from builder.verify.qemu import Controller
 from builder.verify.report import VerifyReport
-
-Prove = Callable[..., VerifyReport]
 
 
 def _lacking() -> str:
@@ -52,33 +52,58 @@ def ntfsck() -> tuple[str, ...]:
     return ntfsck_command(workspace=workspace, settings=LinuxBaseSettings(), offline=False, step=SilentStep())
 
 
-@pytest.fixture
-def prove(ntfsck: tuple[str, ...], tmp_path: Path) -> Prove:
-    """Boot an image once for each firmware, controller and scenario given by name."""
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """What to boot an image with; the names are those of the command line."""
 
-    def boot(
-        image: Path,
-        *,
-        firmware: str = "bios",
-        disk: str = "nvme",
-        scenario: str = "repair",
-        limit: float = 180,
-        retries: int = 1,
-        memory_mib: int = 1024,
-        serial_port: bool = True,
-    ) -> VerifyReport:
-        request = VerifyRequest(
-            image=image,
-            output=tmp_path / "proof",
-            ntfsck=ntfsck,
-            firmware=tuple(Firmware(name) for name in firmware.split(",")),
-            controllers=tuple(Controller(name) for name in disk.split(",")),
-            scenarios=tuple(scenario.split(",")),
-            limit=limit,
-            retries=retries,
-            memory_mib=memory_mib,
-            serial_port=serial_port,
-        )
-        return verify_image(request, step=SilentStep())
+    firmware: str = "bios"
+    disk: str = "nvme"
+    scenario: str = "repair"
+    limit: float = 180
+    retries: int = 1
+    memory_mib: int = 1024
+    serial_port: bool = True
 
-    return boot
+    @property
+    def name(self) -> str:
+        """For the test's id and the evidence folder."""
+        return f"{self.scenario}-{self.firmware}-{self.disk}" + ("" if self.serial_port else "-no-serial")
+
+
+def prove(image: Path, boot: Boot, *, ntfsck: tuple[str, ...], output: Path) -> VerifyReport:
+    """Boot `image` as said and judge it; the evidence goes to `output`."""
+    request = VerifyRequest(
+        image=image,
+        output=output,
+        ntfsck=ntfsck,
+        firmware=(Firmware(boot.firmware),),
+        controllers=(Controller(boot.disk),),
+        scenarios=(boot.scenario,),
+        limit=boot.limit,
+        retries=boot.retries,
+        memory_mib=boot.memory_mib,
+        serial_port=boot.serial_port,
+    )
+    return verify_image(request, step=SilentStep())
+
+
+@pytest.fixture(scope="session")
+def proofs(
+    request: pytest.FixtureRequest,
+    default_image: Path,
+    ntfsck: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Future[VerifyReport]]]:
+    """The boots of all selected tests that have a parameter `boot`, under way: as many at a time as there are cores."""
+    wanted = {
+        boot.name: boot
+        for item in request.session.items
+        if isinstance(boot := getattr(getattr(item, "callspec", None), "params", {}).get("boot"), Boot)
+    }
+    folder = tmp_path_factory.mktemp("proofs")
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        yield {
+            name: pool.submit(prove, default_image, boot, ntfsck=ntfsck, output=folder / name)
+            for name, boot in wanted.items()
+        }
+        pool.shutdown(cancel_futures=True)

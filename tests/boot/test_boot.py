@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from concurrent.futures import Future
 
 import pytest
 
 from builder.verify.report import VerifyReport
 from builder.verify.scenarios import SCENARIOS
-from tests.boot.conftest import Prove
+from tests.boot.conftest import Boot
+
+Proofs = Mapping[str, Future[VerifyReport]]
 
 #: One boot each; "second-run" repairs first, so it stands for "repair" on its controller too.
 CONTROLLER_OF = {
@@ -30,31 +33,40 @@ def assert_passed(report: VerifyReport) -> None:
     assert report.passed, "\n".join(report.problem_lines())
 
 
-@pytest.mark.parametrize(("firmware", "disk"), [("bios", "nvme"), ("uefi", "ahci"), ("secureboot", "nvme")])
-def test_the_image_repairs_a_disk_under_every_firmware(
-    prove: Prove, default_image: Path, firmware: str, disk: str
-) -> None:
-    report = prove(default_image, firmware=firmware, disk=disk)
+FIRMWARE = [
+    Boot(firmware="bios", disk="nvme"),
+    Boot(firmware="uefi", disk="ahci"),
+    Boot(firmware="secureboot", disk="nvme"),
+]
+SCENARIO = [Boot(scenario=scenario, disk=disk) for scenario, disk in CONTROLLER_OF.items()]
+#: Nobody presses a key here: the countdown runs out. And 512 MB of memory must be enough.
+UNHEARD = Boot(disk="virtio", serial_port=False, memory_mib=512)
+
+
+@pytest.mark.parametrize("boot", FIRMWARE, ids=lambda boot: boot.firmware)
+def test_the_image_repairs_a_disk_under_every_firmware(proofs: Proofs, boot: Boot) -> None:
+    report = proofs[boot.name].result()
     assert_passed(report)
-    (boot,) = report.boots
-    assert (boot.headline, boot.ended.value) == ("REPAIRED", "restarted")
-    assert (boot.folder / "screen.png").read_bytes().startswith(b"\x89PNG")
-    assert boot.nonce in (boot.folder / "serial.log").read_text("utf-8", "replace")
+    (seen,) = report.boots
+    assert (seen.headline, seen.ended.value) == ("REPAIRED", "restarted")
+    assert (seen.folder / "screen.png").read_bytes().startswith(b"\x89PNG")
+    assert seen.nonce in (seen.folder / "serial.log").read_text("utf-8", "replace")
     verdict = json.loads((report.folder / "verdict.json").read_text())
     assert verdict["boots"][0]["verdict"] == "REPAIRED"
 
 
-@pytest.mark.parametrize("scenario", CONTROLLER_OF)
-def test_scenario(prove: Prove, default_image: Path, scenario: str) -> None:
-    assert_passed(prove(default_image, disk=CONTROLLER_OF[scenario], scenario=scenario))
+@pytest.mark.parametrize("boot", SCENARIO, ids=lambda boot: f"{boot.scenario}-{boot.disk}")
+def test_scenario(proofs: Proofs, boot: Boot) -> None:
+    assert_passed(proofs[boot.name].result())
+
+
+@pytest.mark.parametrize("boot", [UNHEARD], ids=["no-serial"])
+def test_without_a_serial_port_the_receipt_on_the_disk_carries_the_verdict(proofs: Proofs, boot: Boot) -> None:
+    report = proofs[boot.name].result()
+    assert_passed(report)
+    (seen,) = report.boots
+    assert (seen.headline, seen.ended.value, seen.receipt_seconds) == ("REPAIRED", "restarted", None)
 
 
 def test_every_scenario_is_booted() -> None:
     assert {scenario.name for scenario in SCENARIOS} == {"repair", *CONTROLLER_OF}
-
-
-def test_without_a_serial_port_the_receipt_on_the_disk_carries_the_verdict(prove: Prove, default_image: Path) -> None:
-    report = prove(default_image, disk="virtio", serial_port=False, memory_mib=512)
-    assert_passed(report)
-    (boot,) = report.boots
-    assert (boot.headline, boot.ended.value, boot.receipt_seconds) == ("REPAIRED", "restarted", None)

@@ -14,7 +14,7 @@ from builder.build import BuildOptions, build
 from builder.cache import default_folder
 from builder.console import PlainConsole
 from builder.errors import ImageError
-from tests.boot.conftest import Prove
+from tests.boot.conftest import Boot, prove
 
 #: A payload that claims to have repaired this very host, in a receipt that is right in every form, and did nothing.
 LIAR = b"""
@@ -42,15 +42,13 @@ main()
 """
 
 
-def test_a_payload_that_lies_fails(
-    prove: Prove, default_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_payload_that_lies_fails(ntfsck: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = dict(resources.payload_files())
     source["__main__.py"] = LIAR
     monkeypatch.setattr(resources, "payload_files", lambda: tuple(sorted(source.items())))
     options = BuildOptions(output=tmp_path / "liar", cache=default_folder())
     liar = build(profile.load(profile.find(None)), options, PlainConsole(out=sys.stdout, err=sys.stderr)).image
-    report = prove(liar)
+    report = prove(liar, Boot(), ntfsck=ntfsck, output=tmp_path / "proof")
     (boot,) = report.boots
     checks = {check.name: check.passed for check in boot.checks}
     # It got everything right that can be claimed ...
@@ -63,23 +61,30 @@ def test_a_payload_that_lies_fails(
     assert any("still in its place" in line for line in report.problem_lines())
 
 
-def test_a_tampered_kernel_is_refused_under_secure_boot_only(prove: Prove, default_image: Path, tmp_path: Path) -> None:
+def test_a_tampered_kernel_is_refused_under_secure_boot_only(
+    default_image: Path, ntfsck: tuple[str, ...], tmp_path: Path
+) -> None:
     tampered = shutil.copy(default_image, tmp_path / "tampered.iso")
     with Path(tampered).open("r+b") as iso:
         iso.seek(kernel_offset(default_image))
-        setup = iso.read(4096)
+        setup = iso.read(65536)
         # The version text that the boot protocol's header points at: nothing runs it, but the signature covers it.
         at = int.from_bytes(setup[0x20E:0x210], "little") + 0x200
         assert setup[at : at + 2] == b"6."
         iso.seek(kernel_offset(default_image) + at)
         iso.write(b"9")
-    secure = prove(Path(tampered), firmware="secureboot", limit=60, retries=0)
+    secure = prove(
+        Path(tampered),
+        Boot(firmware="secureboot", limit=45, retries=0),
+        ntfsck=ntfsck,
+        output=tmp_path / "secure",
+    )
     assert not secure.passed
     (boot,) = secure.boots
     assert not next(check for check in boot.checks if check.name == "a receipt arrived").passed
     said = (boot.folder / "serial.log").read_text("utf-8", "replace")
     assert "bad shim signature" in said
-    plain = prove(Path(tampered), firmware="uefi")
+    plain = prove(Path(tampered), Boot(firmware="uefi"), ntfsck=ntfsck, output=tmp_path / "plain")
     assert plain.passed, "\n".join(plain.problem_lines())
 
 
@@ -97,8 +102,8 @@ def kernel_offset(image: Path) -> int:
         iso.close()
 
 
-def test_a_truncated_image_is_refused_at_once(prove: Prove, default_image: Path, tmp_path: Path) -> None:
+def test_a_truncated_image_is_refused_at_once(default_image: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.iso"
     short.write_bytes(default_image.read_bytes()[: default_image.stat().st_size // 2])
     with pytest.raises(ImageError, match="truncated"):
-        prove(short)
+        prove(short, Boot(), ntfsck=("true",), output=tmp_path / "proof")

@@ -56,7 +56,7 @@ def kept_files(disk: Path) -> dict[str, tuple[str, int]]:
     found = {}
     for path, what in snapshot(disk).items():
         parts = Path(path).parts
-        if parts[0] == "ProgramData" and parts[1].startswith("Bluelift") and parts[4:5] == ("files",):
+        if parts[0] == "ProgramData" and parts[1].startswith("Bluelift") and "files" in "".join(parts[4:5]):
             original = str(Path(*parts[5:]))
             assert original not in found, f"{original} is in quarantine twice"
             found[original] = what

@@ -65,6 +65,7 @@ def test_a_missing_value_is_an_error(missing: str) -> None:
         render("linux/grub.cfg.j2", values)
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(
     not shutil.which("grub-script-check"), reason="grub-script-check (package grub-common) is not installed"
 )

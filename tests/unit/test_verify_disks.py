@@ -289,6 +289,35 @@ def test_a_file_in_quarantine_twice_is_named() -> None:
     assert [(d.path, d.seen) for d in found] == [(BAD, "2 times there")]
 
 
+FOUND = f"lost+found\\{BAD.rpartition(chr(92))[2]}"
+
+
+def after_a_cut(change: Callable[[SeenVolume], SeenVolume]) -> list[str]:
+    tree = broken_windows()
+    return [d.path for d in compare_volume(tree, before_of(tree), change(repaired(tree)), after_repair=True)]
+
+
+def test_after_a_power_cut_contents_and_names_count() -> None:
+    assert after_a_cut(lambda v: changed(v, HELD, metadata=("File Altered Time: now",))) == []
+    assert after_a_cut(lambda v: replace(v, directories=(*v.directories, "lost+found"))) == []
+    assert after_a_cut(lambda v: changed(v, HELD, path=FOUND)) == []
+    assert after_a_cut(lambda v: changed(v, HELD, sha256="0" * 64)) != []
+    assert BAD in after_a_cut(lambda v: replace(v, files=tuple(f for f in v.files if f.path != HELD)))
+
+
+def test_after_a_power_cut_doubles_count() -> None:
+    def doubled(volume: SeenVolume, path: str) -> SeenVolume:
+        held = volume.file(HELD)
+        assert held is not None
+        return replace(volume, files=(*volume.files, replace(held, path=path)))
+
+    assert BAD in after_a_cut(lambda v: doubled(v, FOUND))
+    assert BAD in after_a_cut(lambda v: doubled(v, BAD))
+    assert "lost+found\\other" in after_a_cut(
+        lambda v: replace(v, files=(*v.files, seen_file("lost+found\\other", b"x")))
+    )
+
+
 def test_ntfsls_output_is_understood() -> None:
     text = """/:
      100 Nov 20 12:41 2026 boot: mgr/x
