@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_doctor(commands)
     _add_freeze(commands)
+    _add_demo(commands)
     _add_clean(commands)
     _add_init(commands)
     _add_schema(commands)
@@ -212,6 +213,21 @@ def _add_freeze(commands: _Commands) -> None:
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("dist"), metavar="DIR", help="output folder (default: dist)"
+    )
+    _add_freezing(parser)
+    parser.add_argument("--offline", action="store_true", help="use only what is in the cache")
+    _add_cache(parser)
+
+
+def _add_demo(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "watch a WinPE image repair two drives under Wine, without any Windows media",
+        "bluelift demo\nbluelift demo -o build/demo --payload-exe payload",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("build/demo"), metavar="DIR", help="(default: build/demo)"
     )
     _add_freezing(parser)
     parser.add_argument("--offline", action="store_true", help="use only what is in the cache")
