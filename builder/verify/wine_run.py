@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.errors import ImageError, OutOfTime
-from builder.run import running
+from builder.run import Completed, running
 from builder.verify.readback import STORE, Difference, SeenFile, SeenVolume, compare_volume
 from builder.verify.windows_tree import Tree
 from builder.verify.wine_stand_ins import HELD, calls, put_stand_ins
@@ -39,6 +39,7 @@ _WINPESHL = r"X:\Windows\System32\winpeshl.exe"
 #: The drive on which volumes without a letter lie, as far as Wine is concerned.
 _WAY_IN = "W"
 _BESIDE = r"X:\Windows\System32\wpeinit.exe"
+_PAYLOAD = r"X:\Bluelift\payload\payload.exe"
 _LOG = f"{MEDIUM_FOLDER}/payload.log"
 _MINI_NT = r"System\\CurrentControlSet\\Control\\MiniNT"
 #: Typed at the prompt that `cmd /k` ends with.
@@ -144,6 +145,13 @@ class WineMachine:
             seconds=done.seconds,
         )
 
+    def run_payload(self, *arguments: str, time_limit: float = _LIMIT) -> Completed:
+        """Run the image's payload by hand, as a technician does at the prompt; any exit code is fine."""
+        with self._prefix.started():
+            return self._prefix.run(
+                [_PAYLOAD, *arguments], reason=REASON, time_limit=time_limit, cwd=self.image, ok=range(256)
+            )
+
     def root(self, letter: str) -> Path:
         """The folder behind a drive."""
         if letter == "X":
@@ -188,7 +196,7 @@ class WineMachine:
         self._name_volume(letter, folder)
 
     def _name_volume(self, letter: str, folder: Path) -> None:
-        """Wine's server knows volumes by GUIDs with the letter's code in them; its file system needs a link for each."""
+        """Wine's server names volumes by GUIDs with the letter's code in them; to open one it needs a link."""
         link = self._prefix.folder / "dosdevices" / f"volume{{00000000-0000-0000-0000-0000000000{ord(letter):02x}}}"
         link.unlink(missing_ok=True)
         link.symlink_to(folder.absolute(), target_is_directory=True)

@@ -31,7 +31,7 @@ from payload.environment.windows_drivers import DRIVERS_FOLDER, load_drivers
 from payload.environment.windows_host import host_identity
 from payload.environment.windows_media import is_boot_medium, receipt_media
 from payload.environment.windows_power import image_folder, is_winpe, leave, shell
-from payload.environment.windows_volumes import SeenVolume, describe, list_volumes, running_volume
+from payload.environment.windows_volumes import SeenVolume, describe, is_on, list_volumes, running_drive
 from payload.formats.hiberfil import HIBERFIL_NAME
 
 #: How long the set of disks and volumes must not change, in seconds.
@@ -167,10 +167,10 @@ class WindowsEnvironment:
 
     @cached_property
     def _volumes(self) -> dict[Volume, SeenVolume]:
-        running = running_volume(image_folder())
+        running = running_drive(image_folder())
         found = {}
         for seen in self._seen:
-            is_running = seen.root.lower() == running.lower()
+            is_running = is_on(seen, running)
             if seen.drive_type in _NOT_LISTED or seen in self._boot_media or seen.disks & self._boot_disks:
                 continue
             if is_running and not self._running_windows:

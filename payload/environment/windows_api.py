@@ -111,7 +111,7 @@ def windows_error(code: int, what: str = "") -> OSError:
     """A Windows error code as the OSError that the rest of the payload knows, with its text."""
     code &= 0xFFFFFFFF
     number = _ERRNO.get(code, errno.EINVAL)
-    text = _WORDS.get(number) or ctypes.FormatError(code).strip().rstrip(".").replace("\r\n", " ")
+    text = _WORDS.get(number) or ctypes.FormatError(ctypes.c_int(code).value).strip().rstrip(".").replace("\r\n", " ")
     error = OSError(number, " ".join(filter(None, (what, f"{text} (Windows error {code})"))))
     error.winerror = code
     return error

@@ -97,17 +97,21 @@ def list_volumes() -> list[SeenVolume]:
     return sorted(present, key=_place)
 
 
-def running_volume(image: Path | None) -> str:
-    """The volume that this system runs from: the image's, else the running Windows's; empty where nobody says."""
+def running_drive(image: Path | None) -> str:
+    """The drive that this system runs from, `X:\\`: the image's, else the running Windows's."""
     folder = ctypes.create_unicode_buffer(_NAME_LENGTH)
     if image is not None:
-        drive = image.anchor
-    elif api.kernel32.GetWindowsDirectoryW(folder, len(folder)):
-        drive = folder.value[:3]
-    else:
-        return ""
+        return image.anchor
+    return folder.value[:3] if api.kernel32.GetWindowsDirectoryW(folder, len(folder)) else ""
+
+
+def is_on(seen: SeenVolume, drive: str) -> bool:
+    """Whether a drive (`X:\\`) is that volume, by its letters or by the name that Windows has for the drive."""
+    if drive.lower() in (letter.lower() for letter in seen.letters):
+        return True
     name = ctypes.create_unicode_buffer(_NAME_LENGTH)
-    return name.value if api.kernel32.GetVolumeNameForVolumeMountPointW(drive, name, len(name)) else ""
+    named = api.kernel32.GetVolumeNameForVolumeMountPointW(drive, name, len(name))
+    return bool(named) and name.value.lower() == seen.root.lower()
 
 
 def describe(seen: SeenVolume, disks: Sequence[WindowsDisk], *, is_running: bool) -> Volume:

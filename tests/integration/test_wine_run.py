@@ -301,6 +301,20 @@ def test_a_payload_that_cannot_start_shows_why(tmp_path: Path, frozen: FrozenPay
     assert boot.calls == ("wpeinit",)
 
 
+def test_repaired_by_hand_and_undone(machine: WineMachine) -> None:
+    """`--root D:\\`, as on a rescue VM: dry run, repair, undo; then every byte, time and attribute is as before."""
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    kept = broken_windows().all_kept()
+    assert machine.run_payload("--root", "D:\\", "--dry-run").returncode == Verdict.REPORTED.exit_code
+    assert machine.differences("D", tree=kept) == ()
+    assert machine.run_payload("--root", "D:\\").returncode == Verdict.REPAIRED.exit_code
+    assert machine.differences("D") == ()
+    undone = machine.run_payload("--root", "D:\\", "--undo")
+    assert (undone.returncode, undone.text.count("restored")) == (0, len(doomed(broken_windows())))
+    left = [difference for difference in machine.differences("D", tree=kept) if "undone.json" not in difference.path]
+    assert left == []
+
+
 def test_the_proof_can_fail(machine: WineMachine) -> None:
     """A machine that was not started is not repaired, and a file that changed is seen."""
     machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
