@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import tools
-from builder.errors import BuilderError
+from builder import tools, wim_library
+from builder.errors import BuilderError, ToolMissing
 from builder.tools import Purpose
 from builder.verify.firmware import Firmware, find_firmware
 
@@ -38,6 +38,7 @@ class Diagnosis:
 
     checks: tuple[Check, ...]
     can_build: bool
+    can_build_winpe: bool
     can_verify: bool
 
     @property
@@ -45,15 +46,17 @@ class Diagnosis:
         """Debian packages that would bring what is missing, sorted."""
         prefix = "apt-get install "
         wanted = {check.how_to_get for check in self.checks if not check.ok}
-        return tuple(sorted({line.removeprefix(prefix) for line in wanted if line.startswith(prefix)}))
+        lines = (line.removeprefix(prefix).partition(" (")[0] for line in wanted if line.startswith(prefix))
+        return tuple(sorted({package for line in lines for package in line.split()}))
 
 
 def diagnose(cache: Path) -> Diagnosis:
     """Look at this machine; `cache` is the folder builds would use. Changes nothing."""
-    checks = (*_python(), *_programs(), *_storage(cache), *_firmware(), *_devices())
+    checks = (*_python(), *_programs(), *_libwim(), *_storage(cache), *_firmware(), *_devices())
     return Diagnosis(
         checks=checks,
         can_build=all(check.ok for check in checks if check.purpose is Purpose.BUILD),
+        can_build_winpe=all(check.ok for check in checks if check.purpose is Purpose.WINPE),
         can_verify=all(check.ok for check in checks if check.purpose is Purpose.VERIFY),
     )
 
@@ -94,6 +97,21 @@ def _programs() -> Iterator[Check]:
             reason=tool.reason,
             how_to_get=tool.how_to_get if found.problem else "",
         )
+
+
+def _libwim() -> Iterator[Check]:
+    try:
+        found, hint = wim_library.version(), ""
+    except ToolMissing as error:
+        found, hint = "not found", error.hint
+    yield Check(
+        purpose=Purpose.WINPE,
+        name="libwim",
+        ok=not hint,
+        found=found,
+        reason="change boot.wim",
+        how_to_get=hint,
+    )
 
 
 def _storage(cache: Path) -> Iterator[Check]:

@@ -16,7 +16,9 @@ class Purpose(enum.StrEnum):
     """What a machine needs a tool for."""
 
     BUILD = "build"
+    WINPE = "build winpe"
     VERIFY = "verify"
+    WINPE_PROOF = "prove winpe"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,29 @@ TOOLS: tuple[Tool, ...] = (
         reason="mount broken Windows disks without root",
         package="fuse3",
         alternatives=("fusermount",),
+    ),
+    Tool(name="wine", purpose=Purpose.WINPE, reason="freeze the payload as a Windows program", package="wine wine64"),
+    Tool(name="osslsigncode", purpose=Purpose.WINPE, reason="check Python's signatures", package="osslsigncode"),
+    Tool(
+        name="x86_64-w64-mingw32-gcc",
+        purpose=Purpose.WINPE_PROOF,
+        reason="make stand-ins for Windows's own programs (make winpe-demo)",
+        package="gcc-mingw-w64-x86-64-win32",
+    ),
+    Tool(
+        name="wimlib-imagex",
+        purpose=Purpose.WINPE_PROOF,
+        reason="read built WIMs by another program",
+        package="wimtools",
+    ),
+    Tool(
+        name="7z",
+        purpose=Purpose.WINPE_PROOF,
+        reason="read built ISOs and WIMs by another program",
+        package="p7zip-full",
+    ),
+    Tool(
+        name="genisoimage", purpose=Purpose.WINPE_PROOF, reason="compare the speed (make bench)", package="genisoimage"
     ),
 )
 

@@ -47,6 +47,10 @@ def _summary(diagnosis: Diagnosis) -> Summary:
         steps += (f"{program()} build -o dist",)
     return Summary(
         title="this machine",
-        facts=(("can build", yes_no[diagnosis.can_build]), ("can verify", yes_no[diagnosis.can_verify])),
+        facts=(
+            ("can build", yes_no[diagnosis.can_build]),
+            ("can build winpe", yes_no[diagnosis.can_build and diagnosis.can_build_winpe]),
+            ("can verify", yes_no[diagnosis.can_verify]),
+        ),
         next_steps=steps,
     )

@@ -64,6 +64,12 @@ def test_version_and_overall_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "--mirror", "http://m", "--debs", "."], "--debs cannot be given together"),
         (["build", "--debs", "nowhere"], "there is no folder nowhere"),
         (["build", "--keyring", "nowhere"], "there is no file nowhere"),
+        (["build", "linux", "--windows-iso", "x.iso"], "are for winpe; linux.yaml is for linux"),
+        (["build", "linux", "--payload-exe", "x"], "are for winpe"),
+        (["build", "winpe"], "none are given"),
+        (["build", "winpe", "--mirror", "http://m"], "are for linux"),
+        (["build", "--windows-iso", "a", "--adk", "b"], "give one of them"),
+        (["build", "--windows-iso", "a", "--media", "b"], "--media is for --winre"),
         (["build", "nothing"], "neither a file nor a profile's name"),
         (["plan", "--plain", "--json-lines"], "exclude each other"),
         (["verify"], "IMAGE"),
@@ -200,7 +206,7 @@ def test_clean(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     run("doctor", "--json")
     data = json.loads(capsys.readouterr().out)
-    assert {"checks", "can_build", "can_verify"} == set(data)
+    assert {"checks", "can_build", "can_build_winpe", "can_verify"} == set(data)
     assert run("doctor") in (0, 4)
     assert "can build" in capsys.readouterr().out
 
@@ -263,5 +269,5 @@ def test_what_verify_asks_for_by_default() -> None:
     arguments = cli.parse(["verify", "x.iso"])
     assert arguments.firmware == ("bios", "uefi", "secureboot")
     assert (arguments.disk, arguments.scenario, arguments.attach) == (("nvme",), ("repair",), ("cd",))
-    assert (arguments.timeout, arguments.accel) == (180.0, "tcg")
+    assert (arguments.timeout, arguments.accel) == (None, "tcg")
     assert cli.parse(["verify", "x.iso", "--disk", "nvme, ahci,nvme"]).disk == ("nvme", "ahci")
