@@ -5,22 +5,27 @@ BIN := $(VENV)/bin
 PROFILE ?= linux
 OUT ?= dist
 TORTURE ?= 500
+# A Windows install ISO of your own: make iso WINDOWS_ISO=path builds the WinPE image instead of the Linux one.
+WINDOWS_ISO ?=
 # Options for the builder, such as BUILD_OPTIONS="--mirror https://MIRROR/debian"
 BUILD_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help iso test lint unit bench torture lock clean
+.PHONY: help iso winpe-demo test lint unit bench torture lock clean
 
 help: ## List the targets
 	@echo "Bluelift: recovery images that boot a broken Windows host and remove the file that breaks it."
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 	@echo
 	@echo "Start with: make iso"
 
-iso: $(VENV)/.project ## Build dist/bluelift-linux.iso; does all of its set-up, needs no root
-	@$(BIN)/bluelift build $(PROFILE) -o $(OUT) $(BUILD_OPTIONS)
+iso: $(VENV)/.project ## Build dist/bluelift-linux.iso; with WINDOWS_ISO=path: dist/bluelift-winpe.iso. Needs no root
+	@$(BIN)/bluelift build $(if $(WINDOWS_ISO),winpe --windows-iso "$(WINDOWS_ISO)",$(PROFILE)) -o $(OUT) $(BUILD_OPTIONS)
+
+winpe-demo: $(VENV)/.project $(VENV)/.system ## Watch a WinPE image repair two drives under Wine, without any Windows media
+	@$(BIN)/bluelift demo -o build/demo
 
 test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs what they need through apt
 	@echo "[1/3] lint (ruff)"
@@ -44,13 +49,15 @@ lint: $(VENV)/.project ## Lint and types alone
 unit: $(VENV)/.project ## The quick tests alone: no system packages, no network
 	@$(BIN)/pytest tests/unit tests/payload tests/test_layering.py -m "not boot and not mounts" $(PYTEST_OPTIONS)
 
-bench: $(VENV)/.project ## Time a first build and one with nothing changed
+bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, and WinPE against mkwinpeimg and genisoimage
 	@rm -rf build/bench
 	@echo "first build:"
 	@$(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache $(BUILD_OPTIONS)
 	@echo
 	@echo "second build:"
 	@bash -c 'time $(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache'
+	@echo
+	@$(BIN)/python -m builder.bench build/bench/winpe
 
 torture: $(VENV)/.project $(VENV)/.system ## Kill QEMU at random moments, TORTURE=500 times, and repair again
 	@BLUELIFT_KILLS=$(TORTURE) $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)

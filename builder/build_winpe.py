@@ -56,16 +56,14 @@ _BACKGROUND = "Windows/System32/winpe.jpg"
 def build_winpe(profile: Profile, options: BuildOptions, console: Console) -> Built:
     """Build the image (or, with boot_ca: both, the two images) of `profile`. See `builder.build.build`."""
     started = time.monotonic()
-    prepare_output(options.output)
     cache = Cache(options.cache)
     console.expect(_STEPS + len(boot_cas(profile)) - 1)
     freezing = _freezing(profile, options)
+    with console.step("base media") as step:
+        media, wim = open_media_of(profile.winpe, machine=freezing.machine)
+        step.note(f"{media.kind.value}, {wim.header.image_count} images, {size_text(wim.source.size)}")
+    prepare_output(options.output)
     with storage_errors(options.cache), cache.locked(console.notice):
-        with console.step("base media") as step:
-            media, wim = open_media_of(profile.winpe, machine=freezing.machine)
-            step.note(
-                f"{media.kind.value}, boot.wim with {wim.header.image_count} images, {size_text(wim.source.size)}"
-            )
         payload = windows_payload(freezing, cache=cache, console=console, epoch=_epoch(), offline=options.offline)
         with console.step("image and boot files") as step:
             base = choose(profile, media, wim, payload.needs, machine=freezing.machine)
@@ -169,7 +167,7 @@ class _Work:
             uefi_image=media.uefi_image,
             uefi_image_noprompt=media.uefi_image_noprompt,
             uefi_image_path=files.uefi_image,
-            prompt=settings.prompt,
+            prompt=self.base.facts.prompt,
             form=IsoForm(settings.layout),
             volume_id=self.profile.volume_id,
         )

@@ -26,6 +26,7 @@ class BaseFacts:
 
     `wim`: sha256 over boot.wim's header, tables and size, which name every content in it by sha1. `renames`: files of
     the image, as path and new path. `boot_files`: for each of the profile's `boot_ca`, what it puts over `media`.
+    `prompt`: whether a key is asked for.
     """
 
     wim: str
@@ -36,6 +37,7 @@ class BaseFacts:
     drivers: Mapping[str, str]
     background: str
     architecture: str
+    prompt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def _on_media(profile: Profile, base: BaseFacts | None) -> dict[str, str]:
         "name": profile.name,
         "organisation": profile.organisation,
         "volume": profile.volume_id,
-        "prompt": str(profile.winpe.prompt),
+        "prompt": str(base.prompt) if base else "",
         "layout": profile.winpe.layout,
         "base media": digest(dict(base.media)) if base else "",
     }

@@ -69,13 +69,14 @@ class WinpeBase:
 class WinpeSettings:
     """What concerns the winpe environment alone. `boot_ca`: 2011, 2023 or both; `layout`: bridge or microsoft.
 
-    `keyboard` is a layout as wpeutil takes it, "" for the base's own; `payload_exe` a payload frozen before.
+    `prompt` None: false where the base media allow it. `keyboard` is a layout as wpeutil takes it, "" for the base's
+    own; `payload_exe` a payload frozen before.
     """
 
     base: WinpeBase = field(default_factory=WinpeBase)
     bitlocker: bool = True
     boot_ca: str = "2011"
-    prompt: bool = False
+    prompt: bool | None = None
     layout: str = "bridge"
     drivers: tuple[Path, ...] = ()
     keyboard: str = ""

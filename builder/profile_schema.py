@@ -160,7 +160,10 @@ class ProfileFile(Section):
         description="winpe: whose Secure Boot signature the boot manager has. 2011: every host that has not revoked "
         "it. 2023: hosts with the newer certificate. both: two ISOs.",
     )
-    prompt: bool = Field(default=False, description='winpe: "Press any key to boot from CD or DVD".')
+    prompt: bool | None = Field(
+        default=None,
+        description='winpe: "Press any key to boot from CD or DVD". Default: false where the base media allow it.',
+    )
     layout: Literal["bridge", "microsoft"] = Field(
         default="bridge",
         description="winpe: file systems of the ISO. bridge: ISO9660, Joliet and UDF; microsoft: UDF alone.",

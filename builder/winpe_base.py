@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.base.windows import BaseKind, Choice, Wanted, WindowsBase, WindowsBaseSettings, choose_image, open_base
-from builder.base.windows_media import LOADERS, refuse_architecture
+from builder.base.windows_media import EFISYS_NOPROMPT, LOADERS, refuse_architecture
 from builder.drivers_inf import require_drivers
 from builder.errors import BaseMediaError, UsageError
 from builder.import_gate import RESOLVED_API_SETS, Need, check_base
@@ -61,7 +61,12 @@ class ChosenBase:
         rejected = tuple(f"Not image {other.index}: {' '.join(other.reasons)}" for other in self.choice.rejected)
         setup = ", ".join(rename.path for rename in self.choice.renames)
         renamed = (f"Windows Setup is kept from starting: {setup} renamed inside the image.",) if setup else ()
-        return (self.choice.reason, *rejected, *renamed, *self.choice.notes, *self.media.notes)
+        prompt = (f"The media have no {EFISYS_NOPROMPT}: UEFI will ask for a key.",) if self._only_prompts else ()
+        return (self.choice.reason, *rejected, *renamed, *self.choice.notes, *self.media.notes, *prompt)
+
+    @property
+    def _only_prompts(self) -> bool:
+        return self.facts.prompt and self.media.uefi_image_noprompt is None
 
 
 def open_media_of(settings: WinpeSettings, *, machine: Machine = Machine.AMD64) -> tuple[WindowsBase, Wim]:
@@ -89,13 +94,14 @@ def choose(
     architecture = ARCHITECTURES[machine]
     choice = _image(profile.winpe, wim, needs, architecture)
     settings = profile.winpe
+    prompt = settings.prompt if settings.prompt is not None else _must_prompt(media)
     boot_files = tuple(
         secure_boot_files(
             BootCa(ca),
             read=lambda path: wim.read_if_present(choice.index, path),
             list_folder=lambda path: wim.names(choice.index, path),
             architecture=architecture,
-            prompt=settings.prompt,
+            prompt=prompt,
         )
         for ca in boot_cas(profile)
     )
@@ -110,6 +116,7 @@ def choose(
         drivers={inside: hashlib.sha256(path.read_bytes()).hexdigest() for inside, path in drivers.items()},
         background=hashlib.sha256(settings.background.read_bytes()).hexdigest() if settings.background else "",
         architecture=architecture,
+        prompt=prompt,
     )
     return ChosenBase(
         media=media,
@@ -120,6 +127,11 @@ def choose(
         background=settings.background,
         facts=facts,
     )
+
+
+def _must_prompt(media: WindowsBase) -> bool:
+    """Whether the media can boot only with "Press any key": copype leaves the other boot image in the ADK."""
+    return media.uefi_image is not None and media.uefi_image_noprompt is None
 
 
 def _image(settings: WinpeSettings, wim: Wim, needs: Collection[Need], architecture: str) -> Choice:
