@@ -20,7 +20,7 @@ from builder import RELEASE_EPOCH, __version__, resources
 from builder.bcd import BcdFirmware, edit_store, new_store
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
-from builder.errors import ImageError, OutputError
+from builder.errors import ImageError
 from builder.import_gate import EXECUTABLE, Need
 from builder.outputs import (
     MANIFEST,
@@ -246,10 +246,7 @@ class _Work:
             with self._storing(planned) as into:
                 make(into, step)
         self.made.append(planned.name)
-        made = self._find(planned.name)
-        if isinstance(made, Missed):
-            raise OutputError(f"{planned.title}: {made.reason}", hint="Is the disk of the cache failing? Try --cache.")
-        return made
+        return self.cache.just_stored(planned.id or "")
 
     def _find(self, name: str) -> Entry | Missed:
         step = self.plan.step(name)
@@ -258,7 +255,10 @@ class _Work:
 
     @contextmanager
     def _storing(self, step: PlannedStep) -> Iterator[Path]:
-        with self.cache.storing(step=step.name, content_id=step.id or "", recipe=step.recipe) as into:
+        # Syncing takes as long as making boot.wim does.
+        with self.cache.storing(
+            step=step.name, content_id=step.id or "", recipe=step.recipe, synced=step.name != BOOT_WIM
+        ) as into:
             yield into
 
 
@@ -369,4 +369,4 @@ def _publish(folder: Path, staged: Path, images: tuple[WinpeImage, ...], manifes
         console.skipped(f"output to {folder}", "already there, checked")
         return
     with console.step(f"output to {folder}"):
-        put_in_place(staged, folder, fresh)
+        put_in_place(staged, folder, fresh, synced=False)

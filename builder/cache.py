@@ -108,9 +108,17 @@ class Cache:
                 return Missed(reason=f"{stored.name} in the cache is damaged or gone")
         return Entry(folder=folder, record=record)
 
+    def just_stored(self, content_id: str) -> Entry:
+        """The entry that `storing` made a moment ago: it was hashed then, and is not again."""
+        folder = self.folder / "objects" / content_id
+        return Entry(folder=folder, record=from_json(Record, json.loads((folder / "record.json").read_bytes())))
+
     @contextmanager
-    def storing(self, *, step: str, content_id: str, recipe: Mapping[str, str]) -> Iterator[Path]:
-        """A folder for a step to put its files into; they become an entry when the block is left without an error."""
+    def storing(self, *, step: str, content_id: str, recipe: Mapping[str, str], synced: bool = True) -> Iterator[Path]:
+        """A folder for a step to put its files into; they become an entry when the block is left without an error.
+
+        `synced` False: large files are left to the kernel to write. What a power cut damages, `find` notices.
+        """
         objects = self.folder / "objects"
         objects.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="staged-", dir=objects) as staged_name:
@@ -122,7 +130,7 @@ class Cache:
             )
             record = Record(step=step, id=content_id, files=files)
             _write_synced(staged / "record.json", _json(to_json(record)))
-            for path in staged.iterdir():
+            for path in staged.iterdir() if synced else ():
                 _sync(path)
             final = objects / content_id
             # What is there already is damaged, or find() would have found it.
