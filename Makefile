@@ -33,8 +33,9 @@ test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs wh
 	@$(BIN)/ruff format --check .
 	@echo "[2/3] types (mypy, strict)"
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform win32 --exclude NOTHING payload/environment/windows*.py
 	@echo "[3/3] tests, and at least 95% of payload/ covered"
-	@$(BIN)/pytest --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
+	@$(BIN)/pytest -n 2 --dist loadfile --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
 	@echo "done: lint, types, tests and coverage are fine"
 	@echo
 	@echo "What to do next:"
@@ -45,6 +46,7 @@ lint: $(VENV)/.project ## Lint and types alone
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform win32 --exclude NOTHING payload/environment/windows*.py
 
 unit: $(VENV)/.project ## The quick tests alone: no system packages, no network
 	@$(BIN)/pytest tests/unit tests/payload tests/test_layering.py -m "not boot and not mounts" $(PYTEST_OPTIONS)
