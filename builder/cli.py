@@ -23,7 +23,7 @@ examples:
   bluelift init my.yaml && bluelift build my.yaml   an image of your own
 
 exit codes: 0 done, 2 usage, 3 profile, 4 tool missing, 5 tool failed, 6 base media, 7 output,
-8 not an image, 9 verification failed, 70 a defect of Bluelift, 130 interrupted
+8 not an image, 9 verification failed, 10 template, 70 a defect of Bluelift, 130 interrupted
 """
 
 

@@ -90,3 +90,9 @@ class VerifyFailed(BuilderError):
     """An image was booted and did not do what it should; the evidence lies in the output folder."""
 
     exit_code = 9
+
+
+class TemplateError(BuilderError):
+    """A template uses a name that nobody gave, is no template, or makes what its target cannot use."""
+
+    exit_code = 10

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from builder import resources
+from builder.errors import TemplateError
 
 
 def render(template: str, values: Mapping[str, object], *, newline: str = "\n", encoding: str = "utf-8") -> bytes:
     """`template` (a path below templates/, such as "linux/grub.cfg.j2") filled with `values`.
 
-    Every line ends with `newline`, the last one too. Raises jinja2.UndefinedError for a name that `values` lacks and
-    UnicodeEncodeError for a character that `encoding` lacks: both are defects of a template, not of a profile.
+    Every line ends with `newline`, the last one too. Raises TemplateError for a name that `values` lacks, for what is
+    no template, and for a character that `encoding` lacks.
     """
     import jinja2  # noqa: PLC0415 - a build that finds everything cached starts faster without it
 
@@ -23,6 +24,20 @@ def render(template: str, values: Mapping[str, object], *, newline: str = "\n", 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = environment.get_template(template).render(dict(values))
-    lines = text.removesuffix("\n").split("\n")
-    return "".join(line + newline for line in lines).encode(encoding)
+    try:
+        text = environment.get_template(template).render(dict(values))
+        lines = text.removesuffix("\n").split("\n")
+        return "".join(line + newline for line in lines).encode(encoding)
+    except jinja2.TemplateSyntaxError as error:
+        raise _unusable(template, f"line {error.lineno}: {error.message}") from error
+    except jinja2.TemplateError as error:
+        raise _unusable(template, str(error)) from error
+    except UnicodeEncodeError as error:
+        raise _unusable(template, f"{error.object[error.start]!r} cannot be written in {encoding}") from error
+
+
+def _unusable(template: str, why: str) -> TemplateError:
+    return TemplateError(
+        f"the template {template} cannot be used: {why}",
+        hint="If you changed it, compare it with the one that Bluelift came with; if not, please report it.",
+    )

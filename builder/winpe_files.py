@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from builder.errors import BuilderError
+from builder.errors import TemplateError
 from builder.render import render
 from builder.startnet_lint import lint_startnet
 from builder.wim_build import Put
@@ -60,7 +60,7 @@ def startnet_cmd(config: PayloadConfig, *, keyboard: str = "") -> bytes:
     script = render("winpe/startnet.cmd.j2", values, newline="\r\n", encoding="ascii")
     if problems := lint_startnet(script):
         found = "\n".join(f"startnet.cmd:{problem.line}: {problem.reason}: {problem.text}" for problem in problems)
-        raise BuilderError(f"the template of startnet.cmd cannot be used\n{found}", hint="Mend templates/winpe.")
+        raise TemplateError(f"the template of startnet.cmd cannot be used\n{found}", hint="Mend templates/winpe.")
     return script
 
 

@@ -272,6 +272,15 @@ def test_a_driver_folder_with_a_missing_file(media: Path, tmp_path: Path) -> Non
     [
         # A limit on the size of files fails a write in its middle, as a full disk does.
         ("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9_000_000, 9_000_000))", 7, "room|cannot write"),
+        (
+            (
+                "import pathlib, shutil, tempfile, builder.resources as r; t = pathlib.Path(tempfile.mkdtemp()) / 't'; "
+                "shutil.copytree(r.templates(), t); (t / 'winpe' / 'startnet.cmd.j2').write_text('{{ nobody }}'); "
+                "r.templates = lambda: t"
+            ),
+            10,
+            "winpe/startnet.cmd.j2 cannot be used: 'nobody' is undefined",
+        ),
         ("import builder.wim_library as w; w._LIBRARIES = ('libnowhere.so',)", 4, "libnowhere.so was not found"),
     ],
 )

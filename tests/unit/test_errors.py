@@ -17,7 +17,8 @@ def kinds() -> list[type[BuilderError]]:
 
 
 def test_exit_codes_are_distinct_and_leave_room_for_signals() -> None:
-    codes = [kind.exit_code for kind in kinds()]
+    # A kind of a kind (OutOfTime) may share its code.
+    codes = [kind.exit_code for kind in kinds() if "exit_code" in vars(kind)]
     assert len(set(codes)) == len(codes)
     assert all(0 < code < 64 for code in codes)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
 import pytest
 
 from builder import resources
+from builder.errors import TemplateError
 from builder.render import render
 
 
@@ -35,12 +35,20 @@ def test_lines(templates: Path, text: str, newline: str, expected: bytes) -> Non
 
 def test_a_name_that_nobody_gave_is_refused(templates: Path) -> None:
     (templates / "t.j2").write_text("{{ nobody }}")
-    with pytest.raises(jinja2.UndefinedError, match="nobody"):
+    with pytest.raises(TemplateError, match=r"t\.j2 cannot be used: 'nobody' is undefined"):
         render("t.j2", {})
 
 
 def test_encodings(templates: Path) -> None:
     (templates / "t.j2").write_text("ü")
     assert render("t.j2", {}, encoding="utf-16-le") == "ü\n".encode("utf-16-le")
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(TemplateError, match="cannot be written in ascii"):
         render("t.j2", {}, encoding="ascii")
+
+
+def test_what_is_no_template(templates: Path) -> None:
+    (templates / "t.j2").write_text("a\n{% if %}")
+    with pytest.raises(TemplateError, match=r"t\.j2 cannot be used: line 2"):
+        render("t.j2", {})
+    with pytest.raises(TemplateError, match="absent"):
+        render("absent.j2", {})
