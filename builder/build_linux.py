@@ -99,7 +99,7 @@ def gather_facts(found: Resolution | None) -> Facts:
         bluelift=__version__,
         epoch=epoch_from(os.environ.get("SOURCE_DATE_EPOCH"), RELEASE_EPOCH),
         packages=pins(found.packages) if found else None,
-        payload={path: hashlib.sha256(content).hexdigest() for path, content in resources.payload_files()},
+        payload={path: hashlib.sha256(content).hexdigest() for path, content in resources.linux_payload_files()},
         templates=digests(resources.templates(), "*.j2"),
         sources=digests(resources.builder_source(), "*.py"),
         tools=_tool_versions(),
@@ -196,7 +196,7 @@ class _Work:
 
         config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
         segment = payload_segment(
-            payload=dict(resources.payload_files()),
+            payload=dict(resources.linux_payload_files()),
             init=render("linux/init.j2", {"version": __version__, "arguments": "--config /bluelift/config.json"}),
             config=json_bytes(to_json(config)),
             base=self.initramfs.path("base.img").read_bytes(),

@@ -35,6 +35,11 @@ def payload_files() -> tuple[tuple[str, bytes], ...]:
     return files
 
 
+def linux_payload_files() -> tuple[tuple[str, bytes], ...]:
+    """The same without the modules that run on Windows alone: Debian's Python has no ctypes to import them with."""
+    return tuple((path, content) for path, content in payload_files() if not path.startswith("environment/windows"))
+
+
 def payload_spec() -> bytes:
     """PyInstaller's recipe for the payload (payload.spec)."""
     return _read(_PACKAGE.parent / "payload" / "payload.spec")

@@ -37,7 +37,7 @@ from builder.initramfs import (
 )
 from builder.kernel_modules import ModuleTree, canonical
 from builder.python_bytecode import compile_python, run_python
-from builder.resources import payload_files
+from builder.resources import linux_payload_files
 from tests.unit.deb_maker import member, write_deb
 
 EPOCH = 1_700_000_000
@@ -134,7 +134,7 @@ def test_the_size_leaves_room_for_the_rest(base: bytes, root: Path) -> None:
 
 
 def test_the_payload_can_be_imported_by_the_images_python(base: bytes, image: Path) -> None:
-    files = dict(payload_files())
+    files = dict(linux_payload_files())
     packed = payload_segment(payload=files, init=b"#!/bin/sh\n", config=b"{}", base=base, epoch=EPOCH)
     again = payload_segment(payload=files, init=b"#!/bin/sh\n", config=b"{}", base=base, epoch=EPOCH)
     assert packed == again
