@@ -54,8 +54,9 @@ class Match:
 class Findings:
     """What one rule found below one installation.
 
-    `left_alone`: sentences about reparse points that hide what may be bad (verdict LEFT ALONE). `problems`: what could
-    not be read (verdict FAILED: nobody can say that such a volume is clean). `notes`: what else is worth a line.
+    `left_alone`: sentences about reparse points and special files that hide what may be bad (verdict LEFT ALONE).
+    `problems`: what could not be looked at or read (verdict FAILED: nobody can say that such a volume is clean).
+    `notes`: what else is worth a line.
     """
 
     matches: tuple[Match, ...] = ()
@@ -222,6 +223,8 @@ def inspect(files: VolumeFiles, rule: Rule, path: VolumePath, entry: Entry, *, n
     def other(reason: str, problem: str = "") -> Match:
         return Match(rule=rule, path=path, entry=entry, file_class=FileClass.OTHER, reason=reason, problem=problem)
 
+    if entry.problem:
+        return other("could not be looked at", _not_looked_at(path, entry))
     if entry.kind is not EntryKind.FILE:
         what = "a reparse point" if entry.kind is EntryKind.LINK else f"no ordinary file ({entry.kind.value})"
         return other(f"is {what}: never touched")
@@ -353,6 +356,10 @@ class _Search:
                     self.descend(path, pattern[1:])
             elif entry.kind is EntryKind.LINK:
                 self._leave_link(path, "what is below it was not looked at")
+            elif entry.problem:
+                self.problems.append(_not_looked_at(path, entry))
+            elif entry.kind is EntryKind.OTHER:
+                self._leave_special(path)
 
     def _take(self, path: VolumePath, entry: Entry) -> None:
         if entry.kind is EntryKind.DIRECTORY:
@@ -367,9 +374,15 @@ class _Search:
             self.problems.append(match.problem)
         if entry.kind is EntryKind.LINK:
             self._leave_link(path, "not read and not touched")
+        elif entry.kind is EntryKind.OTHER and not entry.problem:
+            self._leave_special(path)
 
     def _leave_link(self, path: VolumePath, consequence: str) -> None:
         self.left_alone.append(f"{windows_path(path)} is a reparse point: {consequence}")
+
+    def _leave_special(self, path: VolumePath) -> None:
+        # ntfs-3g shows an empty file with the SYSTEM attribute as a FIFO (as Interix marked them).
+        self.left_alone.append(f"{windows_path(path)} is no ordinary file: not read and not touched")
 
     def _listing(self, folder: VolumePath) -> list[Entry]:
         try:
@@ -381,6 +394,10 @@ class _Search:
         except OSError as error:
             self.problems.append(f"{windows_path(folder)} could not be listed: {error.strerror or error}")
         return []
+
+
+def _not_looked_at(path: VolumePath, entry: Entry) -> str:
+    return f"{windows_path(path)} could not be looked at: {entry.problem}"
 
 
 def _names(pattern: str, name: str) -> bool:

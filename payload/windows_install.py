@@ -33,8 +33,8 @@ class WindowsInstallation:
 class WindowsSurvey:
     """The installations of one volume.
 
-    `left_alone`: sentences about reparse points where a Windows may be behind. `problems`: folders that could not be
-    read. `notes`: other reparse points in the root, not followed.
+    `left_alone`: sentences about reparse points and special files where a Windows may be behind. `problems`: folders
+    that could not be looked at or read. `notes`: the root's other reparse points and what else is no folder or file.
     """
 
     installations: tuple[WindowsInstallation, ...] = ()
@@ -44,13 +44,18 @@ class WindowsSurvey:
 
 
 def find_installations(files: VolumeFiles) -> WindowsSurvey:
-    """Look through the volume's top-level folders. Never raises for what is on the disk; follows no reparse point."""
+    """Look through the volume's top-level folders. Never raises for what is on the disk; follows no reparse point.
+
+    A folder named Windows comes first, so that no other, however slow to read, delays them.
+    """
     survey = _Survey(files)
-    for entry in survey.listing(()):
+    for entry in sorted(survey.listing(()), key=lambda entry: entry.name.casefold() != _WINDOWS_NAMES[0]):
         if entry.kind is EntryKind.LINK:
             survey.note_root_link(entry)
         elif entry.kind is EntryKind.DIRECTORY:
             survey.look_into((entry.name,))
+        elif entry.kind is EntryKind.OTHER:
+            survey.note_root_other(entry)
     return WindowsSurvey(
         installations=tuple(survey.installations),
         left_alone=tuple(survey.left_alone),
@@ -98,6 +103,11 @@ class _Survey:
         elif entry.name.casefold() not in _USUAL_JUNCTIONS:
             self.notes.append(sentence)
 
+    def note_root_other(self, entry: Entry) -> None:
+        """What is neither folder, file nor reparse point: a problem where it stands for the Windows folder."""
+        sentence = _what_other(entry, (entry.name,))
+        (self.problems if entry.name.casefold() in _WINDOWS_NAMES else self.notes).append(sentence)
+
     def listing(self, folder: VolumePath) -> list[Entry]:
         """The folder's entries; none, and a problem noted, where they cannot be read."""
         try:
@@ -119,6 +129,8 @@ class _Survey:
                 yield from self._folders(path, names[1:])
             elif entry.kind is EntryKind.LINK:
                 self.left_alone.append(f"{windows_path(path)} is a reparse point: not followed")
+            elif entry.kind is EntryKind.OTHER:
+                (self.problems if entry.problem else self.left_alone).append(_what_other(entry, path))
 
     def _hives(self, config: VolumePath, name: str) -> list[VolumePath]:
         return [
@@ -126,6 +138,12 @@ class _Survey:
             for entry in self.listing(config)
             if entry.name.casefold() == name.casefold() and entry.kind is not EntryKind.DIRECTORY
         ]
+
+
+def _what_other(entry: Entry, path: VolumePath) -> str:
+    if entry.problem:
+        return f"{windows_path(path)} could not be looked at: {entry.problem}"
+    return f"{windows_path(path)} is no ordinary file or folder"
 
 
 def _first(files: VolumeFiles, hives: list[VolumePath], read: Callable[[Hive], T]) -> tuple[T | None, str]:

@@ -35,13 +35,17 @@ class EntryKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A directory entry as it is, nothing followed. `identity` is equal for two names of one file."""
+    """A directory entry as it is, nothing followed. `identity` is equal for two names of one file.
+
+    `problem` says why the entry could not be looked at: nothing but its name is known then, and its kind is OTHER.
+    """
 
     name: str
     kind: EntryKind
     size: int
     modified_ns: int
     identity: tuple[int, int]
+    problem: str = ""
 
 
 class VolumeFiles(Protocol):

@@ -34,7 +34,7 @@ class PosixVolumeFiles:
         self._root = root
 
     def listing(self, directory: VolumePath) -> list[Entry]:
-        """See VolumeFiles. An entry that cannot be looked at is listed as OTHER."""
+        """See VolumeFiles. An entry that cannot be looked at is listed as OTHER, with its `problem`."""
         with self._folder(directory) as folder:
             device = os.fstat(folder).st_dev
             return [_entry_as_it_is(folder, name, device) for name in sorted(os.listdir(folder))]  # noqa: PTH208
@@ -181,8 +181,9 @@ def _reparse_point(path: VolumePath) -> ReparsePointInPath:
 def _entry_as_it_is(folder: int, name: str, device: int) -> Entry:
     try:
         return _entry(name, os.stat(name, dir_fd=folder, follow_symlinks=False), device)
-    except OSError:
-        return Entry(name=name, kind=EntryKind.OTHER, size=0, modified_ns=0, identity=(0, 0))
+    except OSError as error:
+        problem = error.strerror or str(error) or "unknown error"
+        return Entry(name=name, kind=EntryKind.OTHER, size=0, modified_ns=0, identity=(0, 0), problem=problem)
 
 
 def _entry(name: str, found: os.stat_result, device: int) -> Entry:

@@ -51,7 +51,9 @@ def test_an_entry_that_cannot_be_looked_at_is_listed(files: PosixVolumeFiles, mo
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(posix_files, "os", Broken())
-    assert {entry.kind for entry in files.listing(("folder",))} == {EntryKind.OTHER}
+    listed = files.listing(("folder",))
+    assert {entry.kind for entry in listed} == {EntryKind.OTHER}
+    assert {entry.problem for entry in listed} == {"Input/output error"}
 
 
 def test_entries_that_are_not_there(files: PosixVolumeFiles) -> None:

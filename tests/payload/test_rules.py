@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -327,6 +329,50 @@ def test_what_cannot_be_read_is_a_problem(disk: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(posix_files, "os", BadFolder())
     assert find_matches(files, WINDOWS, RULE).problems == (r"\Windows could not be listed: Input/output error",)
+
+
+class BadRecord(FaultyOs):
+    """`os` on a volume where one entry's record is damaged: it is listed, and cannot be looked at."""
+
+    def stat(self, name: str, **keywords: Any) -> os.stat_result:
+        if name == self.damaged:
+            raise OSError(5, "Input/output error")
+        return os.stat(name, **keywords)  # noqa: PTH116 - takes dir_fd
+
+    damaged = ""
+
+
+@pytest.mark.parametrize("damaged", ["CrowdStrike", NAME])
+def test_what_cannot_be_looked_at_is_a_problem(disk: Path, monkeypatch: pytest.MonkeyPatch, damaged: str) -> None:
+    bad = BadRecord()
+    bad.damaged = damaged
+    monkeypatch.setattr(posix_files, "os", bad)
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    (problem,) = findings.problems
+    assert problem.endswith(f"\\{damaged} could not be looked at: Input/output error")
+    assert findings.left_alone == ()
+    found = [match for match in findings.matches if match.path[-1] == NAME]
+    assert [(match.file_class, match.problem) for match in found] == (
+        [(FileClass.OTHER, problem)] if damaged == NAME else []
+    )
+    assert not any(decision.changes for decision in decide(RULE, found))
+
+
+def test_special_files_are_left_alone_and_named(disk: Path) -> None:
+    vendor = disk.joinpath(*CROWDSTRIKE)
+    os.mkfifo(vendor / "C-00000291-fifo.sys")
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    (fifo,) = [match for match in findings.matches if match.path[-1] == "C-00000291-fifo.sys"]
+    assert (fifo.file_class, fifo.problem, findings.problems) == (FileClass.OTHER, "", ())
+    (said,) = findings.left_alone
+    assert said.endswith(r"\C-00000291-fifo.sys is no ordinary file: not read and not touched")
+    vendor.rename(disk / "elsewhere")
+    os.mkfifo(vendor)
+    findings = find_matches(PosixVolumeFiles(disk), WINDOWS, RULE)
+    assert (findings.matches, findings.problems) == ((), ())
+    assert findings.left_alone == (
+        r"\Windows\System32\drivers\CrowdStrike is no ordinary file: not read and not touched",
+    )
 
 
 def test_a_name_with_a_backslash_is_left_alone(disk: Path) -> None:

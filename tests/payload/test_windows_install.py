@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -143,6 +145,43 @@ def test_a_folder_that_cannot_be_listed_is_a_problem(tmp_path: Path, monkeypatch
     files = PosixVolumeFiles(tmp_path)
     monkeypatch.setattr(posix_files, "os", BadSectors())
     assert find_installations(files).problems == ("\\ could not be listed: Input/output error",)
+
+
+@pytest.mark.parametrize("damaged", ["Windows", "System32", "config"])
+def test_a_folder_that_cannot_be_looked_at_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    class BadRecord(FaultyOs):
+        def stat(self, name: str, **keywords: Any) -> os.stat_result:
+            if name in (damaged, "other"):
+                raise OSError(5, "Input/output error")
+            return os.stat(name, **keywords)  # noqa: PTH116 - takes dir_fd
+
+    make_windows(tmp_path)
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(posix_files, "os", BadRecord())
+    survey = find_installations(PosixVolumeFiles(tmp_path))
+    (problem,) = survey.problems
+    assert problem.endswith(f"\\{damaged} could not be looked at: Input/output error")
+    assert survey.notes == (r"\other could not be looked at: Input/output error",)
+    assert survey.installations == survey.left_alone == ()
+
+
+def test_special_files_where_folders_should_be(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "windows")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "Win2").mkdir()
+    os.mkfifo(tmp_path / "Win2" / "System32")
+    survey = find_installations(PosixVolumeFiles(tmp_path))
+    assert survey.problems == (r"\windows is no ordinary file or folder",)
+    assert survey.notes == (r"\pipe is no ordinary file or folder",)
+    assert survey.left_alone == (r"\Win2\System32 is no ordinary file or folder",)
+
+
+def test_windows_by_its_name_comes_first(tmp_path: Path) -> None:
+    for folder in ("Aaa", "Evil", "WINDOWS", "zzz"):
+        make_windows(tmp_path, folder=folder)
+    assert [place.path for place in look(tmp_path)] == [("WINDOWS",), ("Aaa",), ("Evil",), ("zzz",)]
 
 
 @settings(max_examples=60, deadline=None)
