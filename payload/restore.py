@@ -14,10 +14,15 @@ from payload.windows_install import find_installations
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredVolume:
-    """What `--undo` did on one volume. `problem` is why the volume could not be looked at; `notes` what was refused."""
+    """What `--undo` did on one volume. `problem` is why the volume could not be looked at.
+
+    `waiting`: what a dry run would restore. `refused`: runs that were not believed or whose journal cannot be read.
+    """
 
     volume: str
     files: tuple[FileRecord, ...] = ()
+    waiting: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     problem: str = ""
 
@@ -34,7 +39,7 @@ class Restoration:
     def exit_code(self) -> int:
         """0 when everything that was to be restored is in its place."""
         failed = any(
-            volume.problem or any(file.outcome is FileOutcome.FAILED for file in volume.files)
+            volume.problem or volume.refused or any(file.outcome is FileOutcome.FAILED for file in volume.files)
             for volume in self.volumes
         )
         return Verdict.FAILED.exit_code if failed else 0
@@ -52,7 +57,7 @@ def restore(
         for line in _lines(restored):
             say(line)
         volumes.append(restored)
-    if not any(volume.files or volume.problem for volume in volumes):
+    if not any(volume.files or volume.waiting or volume.refused or volume.problem for volume in volumes):
         say("Nothing to undo: no quarantined files were found.")
     return Restoration(started=written, dry_run=dry_run, volumes=tuple(volumes))
 
@@ -63,17 +68,14 @@ def _restore_volume(
     try:
         with environment.open_volume(volume, for_changes=False) as opened:
             planned = plan_undo(opened.files, rules, find_installations(opened.files).installations)
-        notes = (*planned.refused, *planned.notes)
-        if not planned.runs:
-            return RestoredVolume(volume=volume.id, notes=notes)
-        if dry_run:
-            listed = tuple(f"would restore {entry.source}" for run in planned.runs for entry in run.journal.entries)
-            return RestoredVolume(volume=volume.id, notes=(*listed, *notes))
+        if dry_run or not planned.runs:
+            waiting = tuple(entry.source for run in planned.runs for entry in run.journal.entries)
+            return RestoredVolume(volume=volume.id, waiting=waiting, refused=(*planned.refused, *planned.notes))
         with environment.open_volume(volume, for_changes=True) as opened:
             installations = find_installations(opened.files).installations
             results, refused = undo(opened.files, rules, installations, written)
         files = tuple(record for result in results for record in result.records)
-        return RestoredVolume(volume=volume.id, files=files, notes=refused)
+        return RestoredVolume(volume=volume.id, files=files, refused=refused)
     except VolumeNotOpened as refusal:
         return RestoredVolume(volume=volume.id, problem=refusal.detail or state_detail(refusal.state))
     except Exception as error:  # as in a repair: one volume never stops the others
@@ -85,4 +87,6 @@ def _lines(restored: RestoredVolume) -> list[str]:
     for file in restored.files:
         detail = f" ({file.detail})" if file.detail else ""
         lines.append(f"{restored.volume}: {file.outcome.value:<9} {file.path}{detail}")
+    lines += [f"{restored.volume}: would restore {path}" for path in restored.waiting]
+    lines += [f"{restored.volume}: refused: {sentence}" for sentence in restored.refused]
     return lines + [f"{restored.volume}: {note}" for note in restored.notes]

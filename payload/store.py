@@ -156,7 +156,7 @@ def read_runs(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence
             except _NotBelieved as error:
                 refused.append(f"{windows_path(folder)} was not believed: {error}")
                 continue
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 notes.append(f"{windows_path(folder)} has no journal that can be read: {error}")
                 continue
             if run:
@@ -211,7 +211,8 @@ def _check_entry(
     except ValueError as error:
         raise _NotBelieved(str(error)) from error
     if not any_could_have_matched(rules, installations, source):
-        raise _NotBelieved(f"its journal names {entry.source}, which no rule could have matched")
+        which = "where another configuration did it, give that image's configuration (--config)"
+        raise _NotBelieved(f"its journal names {entry.source}, which no rule could have matched; {which}")
     places = all_destinations(folder, source) if entry.action is Action.QUARANTINE else ()
     wanted = {windows_path(place) for place in places} or {""}
     if entry.destination not in wanted or entry.action is Action.REPORT:

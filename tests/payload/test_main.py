@@ -24,6 +24,7 @@ from payload.contract import (
     Ending,
     PayloadConfig,
     Receipt,
+    Rule,
     Verdict,
 )
 from payload.display import FullScreen
@@ -145,6 +146,40 @@ def test_undo_as_json_and_dry(windows: Path) -> None:
     assert snapshot(windows) == before
     data = json.loads(payload("--root", windows, "--undo", "--json").stdout)
     assert [file["outcome"] for file in data["volumes"][0]["files"]] == ["restored"]
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_undo_without_the_profile_of_the_run_fails_and_asks_for_it(
+    windows: Path, tmp_path: Path, dry: tuple[str, ...]
+) -> None:
+    rule = Rule(id="acme", pattern="System32\\drivers\\acme*.dat", max_size=100)
+    (windows / "Windows/System32/drivers/acme1.dat").write_bytes(b"bad")
+    profile = tmp_path / "config.json"
+    profile.write_text(json.dumps(to_json(PayloadConfig(image_id="", rules=(rule,)))))
+    assert payload("--root", windows, "--config", profile).returncode == 0
+    before = snapshot(windows)
+    refused = payload("--root", windows, "--undo", *dry)
+    assert refused.returncode == Verdict.FAILED.exit_code
+    assert "acme1.dat, which no rule could have matched" in refused.stdout
+    assert "give that image's configuration (--config)" in refused.stdout
+    assert "Nothing to undo" not in refused.stdout
+    assert snapshot(windows) == before
+    assert payload("--root", windows, "--undo", "--config", profile, *dry).returncode == 0
+    assert (windows / "Windows/System32/drivers/acme1.dat").exists() is not bool(dry)
+
+
+@pytest.mark.parametrize("journal", ["{", '{"run_id": 1}', "[" * 100_000])
+def test_undo_fails_where_a_journal_cannot_be_read(windows: Path, journal: str) -> None:
+    payload("--root", windows)
+    (path,) = windows.glob("ProgramData/Bluelift/quarantine/*/journal.json")
+    path.write_text(journal)
+    done = payload("--root", windows, "--undo", "--json")
+    assert done.returncode == Verdict.FAILED.exit_code
+    assert "has no journal that can be read" in done.stderr
+    assert "Nothing to undo" not in done.stderr
+    (refused,) = json.loads(done.stdout)["volumes"][0]["refused"]
+    assert "has no journal that can be read" in refused
+    assert not (windows / FAULTY).exists()
 
 
 def test_undo_does_not_overwrite_and_says_so(windows: Path) -> None:
