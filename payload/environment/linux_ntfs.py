@@ -59,11 +59,16 @@ HIBERNATED_ADVICE = (
     "image whose profile discards hibernation."
 )
 MAYBE_HIBERNATED_DETAIL = (
-    "Windows was using this volume when it stopped, and another volume of this host is hibernated or locked, so this "
-    "one may belong to a hibernated Windows."
+    "Windows was using this volume when it stopped, and another volume of this host is hibernated or locked or "
+    "cannot be looked into, so this one may belong to a hibernated Windows."
 )
 UNCLEAN_DETAIL = "Windows did not close this volume cleanly; its journal has to be replayed before it is changed."
 UNCLEAN_ADVICE = "Run chkdsk on this volume (the recovery environment has it), or use the WinPE image, then start this image again."  # fmt: skip  # noqa: E501
+NOT_CLOSED_DETAIL = "the changes may not have reached the disk"
+NOT_CLOSED_ADVICE = (
+    "Run Bluelift again: it completes what is missing. If it says the same again, check the disk and its cable, and save "
+    "its data first."
+)
 DAMAGED_ADVICE = (
     "Run chkdsk on this volume from the recovery environment. If it fails as well, save the data of this disk first."
 )
@@ -139,6 +144,9 @@ def mounted_for_changes(
 ) -> Iterator[MountedNtfs]:
     """Mount a volume for changes and flag it dirty until it has been closed cleanly. Raises VolumeNotOpened.
 
+    It is also raised on leaving, where no other exception is under way and the volume could not be closed cleanly:
+    then nobody knows what of the changes is on the disk, and the volume stays flagged.
+
     `crashed`: no Windows of this host can be hibernated, so a newer journal is a crashed Windows's.
 
     A volume that came unclean, hibernated or flagged stays flagged, so that Windows checks it at its next start.
@@ -156,12 +164,15 @@ def mounted_for_changes(
         try:
             yield MountedNtfs(root=root, writable=True, notes=notes)
         finally:
-            if not _close(root, raw):
+            closed = _close(root, raw)
+            if not closed:
                 notes.append("The volume could not be closed cleanly; Windows checks it (chkdsk) at its next start.")
             elif came_clean:
                 _clear_dirty(raw, notes)
             else:
                 notes.append("The volume came flagged or unclean, so Windows checks it (chkdsk) at its next start.")
+        if not closed:
+            raise VolumeNotOpened(VolumeState.UNREADABLE, NOT_CLOSED_DETAIL, NOT_CLOSED_ADVICE)
 
 
 def _prepare(node: Path, hibernated: HibernatedVolumes, notes: list[str], *, crashed: bool) -> tuple[bool, str]:

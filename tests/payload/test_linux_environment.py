@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from payload.contract import AfterRepair
+from payload.contract import BUILT_IN_RULES, AfterRepair, FileOutcome, Verdict
+from payload.display import FullScreen
+from payload.ending import ending_action
 from payload.environment import Environment, Volume, VolumeNotOpened, VolumeState
 from payload.environment import linux_media as media_module
 from payload.environment import linux_power as power_module
 from payload.environment.linux import LinuxEnvironment
 from payload.formats.partition_table import BASIC_DATA, EFI_SYSTEM, LDM_DATA, MICROSOFT_RESERVED, STORAGE_SPACES
 from payload.formats.raid_metadata import INTEL_SIGNATURE
+from payload.session import RunOptions, Session
+from tests.payload.broken_windows import make_windows
 from tests.payload.linux_fakes import IMAGE_ID, MIB, FakeMachine, can_mount, config, gpt, make_ntfs, mbr, needs
-from tests.payload.test_linux_ntfs import set_crashed
+from tests.payload.test_linux_ntfs import as_device, is_dirty, lose_flushes, set_crashed
 
 _WHY_NOT = can_mount()
 OWN = "none / rootfs rw 0 0\n"
@@ -188,6 +192,32 @@ def test_opening_a_volume(machine: FakeMachine, tmp_path: Path) -> None:
                 assert stream.read() == b"content"
     finally:
         subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.mark.mounts
+@pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
+def test_a_repair_that_the_disk_lost_is_failed_and_told(
+    machine: FakeMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = make_ntfs(tmp_path / "image")
+    (tmp_path / "making").mkdir()
+    subprocess.run(["ntfs-3g", str(image), str(tmp_path / "making")], check=True)
+    make_windows(tmp_path / "making")
+    subprocess.run(["umount", str(tmp_path / "making")], check=True)
+    with as_device(image) as device:
+        machine.disk("sda", 24 * MIB, node=device)
+        env = environment(machine, disk_wait=0.1)
+        options = RunOptions(run_id="20240720T100000Z-0a1b2c3d", started=1721469600.0)
+        lose_flushes(monkeypatch, device, working=1)
+        receipt = Session(env, config(rules=BUILT_IN_RULES), FullScreen(env.screen, "Bluelift"), options).run()
+    assert receipt.verdict is Verdict.FAILED
+    assert "may not have reached the disk" in receipt.sentence
+    assert ending_action(receipt.verdict, config().ending) is AfterRepair.STAY
+    (record,) = receipt.volumes
+    assert "Run Bluelift again" in record.advice
+    outcomes = [file.outcome for file in record.installations[0].files]
+    assert FileOutcome.QUARANTINED in outcomes
+    assert is_dirty(image)
 
 
 @pytest.mark.parametrize(

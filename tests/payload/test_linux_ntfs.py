@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import struct
@@ -316,8 +317,9 @@ def test_a_volume_that_stays_busy_stays_flagged(
     machine: FakeMachine, node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ntfs_module, "_UNMOUNT_SECONDS", 1.0)
-    with mounted_for_changes(machine.paths, node, LEAVE) as mounted:
-        busy = (mounted.root / "open").open("w")
+    with pytest.raises(VolumeNotOpened, match="not have reached"):
+        with mounted_for_changes(machine.paths, node, LEAVE) as mounted:
+            busy = (mounted.root / "open").open("w")
     try:
         assert "could not be closed" in mounted.notes[0]
         assert is_dirty(node)
@@ -336,11 +338,49 @@ def test_looking_at_a_volume_that_stays_busy(machine: FakeMachine, node: Path, m
 
 
 def test_ntfs_3g_that_died_leaves_the_flag(machine: FakeMachine, node: Path) -> None:
-    with mounted_for_changes(machine.paths, node, LEAVE) as mounted:
-        (serving,) = _processes_with(node)
-        os.kill(serving, signal.SIGKILL)
+    with pytest.raises(VolumeNotOpened) as failure:
+        with mounted_for_changes(machine.paths, node, LEAVE) as mounted:
+            (serving,) = _processes_with(node)
+            os.kill(serving, signal.SIGKILL)
+    assert failure.value.state is VolumeState.UNREADABLE
+    assert "Run Bluelift again" in failure.value.advice
     assert is_dirty(node)
     assert "could not be closed cleanly" in mounted.notes[0]
+
+
+def lose_flushes(monkeypatch: pytest.MonkeyPatch, node: Path, *, working: int) -> None:
+    """From now on the first `working` flushes of the device succeed; the disk loses what came before each later one."""
+    real, left = os.fsync, [working]
+
+    def fsync(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(node):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def test_changes_that_the_disk_lost_are_not_called_done(
+    machine: FakeMachine, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_flushes(monkeypatch, node, working=1)  # that of the dirty flag
+    with pytest.raises(VolumeNotOpened, match="not have reached"):
+        with mounted_for_changes(machine.paths, node, LEAVE) as mounted:
+            pass
+    assert is_dirty(node)
+    assert not mounted.root.exists()
+    assert "chkdsk" in mounted.notes[0]
+
+
+def test_an_error_inside_is_not_hidden_by_one_of_closing(
+    machine: FakeMachine, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_flushes(monkeypatch, node, working=1)
+    with pytest.raises(OSError, match="full"), mounted_for_changes(machine.paths, node, LEAVE):
+        raise OSError("full")
+    assert is_dirty(node)
 
 
 def _processes_with(node: Path) -> list[int]:
