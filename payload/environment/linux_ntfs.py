@@ -66,8 +66,8 @@ UNCLEAN_DETAIL = "Windows did not close this volume cleanly; its journal has to 
 UNCLEAN_ADVICE = "Run chkdsk on this volume (the recovery environment has it), or use the WinPE image, then start this image again."  # fmt: skip  # noqa: E501
 NOT_CLOSED_DETAIL = "the changes may not have reached the disk"
 NOT_CLOSED_ADVICE = (
-    "Run Bluelift again: it completes what is missing. If it says the same again, check the disk and its cable, and save "
-    "its data first."
+    "Run Bluelift again: it completes what is missing. If it says the same again, check the disk and its cable, and "
+    "save its data first."
 )
 DAMAGED_ADVICE = (
     "Run chkdsk on this volume from the recovery environment. If it fails as well, save the data of this disk first."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from payload.contract import DiskRecord
@@ -48,6 +48,8 @@ _CONDITIONS = {
         detail="The volume is ReFS, which Linux cannot open and Windows does not start from.",
     ),
 }
+#: What a hibernated Windows, whose session the other volumes belong to, may be in without being seen to be.
+_MAY_SLEEP = frozenset({VolumeState.HIBERNATED, VolumeState.LOCKED, VolumeState.RAID_MEMBER, VolumeState.UNREADABLE})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +109,23 @@ def survey_disk(disk: Disk) -> SurveyedDisk:
 def volumes_of(disks: Iterable[SurveyedDisk]) -> list[Volume]:
     """Every volume of the host; none of the boot medium's.
 
-    Where one is hibernated or locked, others that Windows was using may belong to a hibernated Windows: left alone.
+    Where a volume is hibernated, or a volume or a disk cannot be looked into, others that Windows was using may belong
+    to a hibernated Windows: left alone.
     """
-    found = [volume for surveyed in disks for volume in _volumes_of_disk(surveyed)]
-    asleep = any(volume.condition.state in (VolumeState.HIBERNATED, VolumeState.LOCKED) for volume in found)
-    return [(replace(v, condition=maybe_hibernated(v.condition)) if asleep else v).as_volume() for v in found]
+    found = [(surveyed, list(_volumes_of_disk(surveyed))) for surveyed in disks]
+    asleep = any(_may_sleep(surveyed, volumes) for surveyed, volumes in found)
+    return [
+        (replace(volume, condition=maybe_hibernated(volume.condition)) if asleep else volume).as_volume()
+        for _, volumes in found
+        for volume in volumes
+    ]
+
+
+def _may_sleep(surveyed: SurveyedDisk, volumes: Sequence[_FoundVolume]) -> bool:
+    """Whether a hibernated Windows may be on this disk."""
+    if not volumes:
+        return surveyed.state not in (OK, BOOT_MEDIUM)
+    return any(volume.condition.state in _MAY_SLEEP for volume in volumes)
 
 
 @dataclass(frozen=True, kw_only=True)

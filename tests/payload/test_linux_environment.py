@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from payload.environment import Environment, Volume, VolumeNotOpened, VolumeStat
 from payload.environment import linux_media as media_module
 from payload.environment import linux_power as power_module
 from payload.environment.linux import LinuxEnvironment
+from payload.environment.linux_disks import list_disks
+from payload.environment.linux_volumes import survey_disk, volumes_of
 from payload.formats.partition_table import BASIC_DATA, EFI_SYSTEM, LDM_DATA, MICROSOFT_RESERVED, STORAGE_SPACES
 from payload.formats.raid_metadata import INTEL_SIGNATURE
 from payload.session import RunOptions, Session
@@ -222,8 +226,13 @@ def test_a_repair_that_the_disk_lost_is_failed_and_told(
 
 @pytest.mark.parametrize(
     ("other", "state"),
-    [(b"", VolumeState.UNCLEAN), (b"\xebX\x90-FVE-FS-", VolumeState.HIBERNATED)],
-    ids=["alone", "beside a locked volume"],
+    [
+        (b"", VolumeState.UNCLEAN),
+        (b"\xebX\x90-FVE-FS-", VolumeState.HIBERNATED),
+        (b"SPACEDB ", VolumeState.HIBERNATED),
+        (b"\xebR\x90NTFS    ", VolumeState.HIBERNATED),
+    ],
+    ids=["alone", "beside a locked volume", "beside a pool", "beside a damaged volume"],
 )
 @needs("mkntfs", "ntfs-3g.probe")
 def test_a_crashed_windows_is_not_hibernated_unless_it_may_be(
@@ -235,6 +244,75 @@ def test_a_crashed_windows_is_not_hibernated_unless_it_may_be(
     (volume, _) = environment(machine).volumes()
     assert volume.state is state
     assert ("hibernated" in volume.detail) == (state is VolumeState.HIBERNATED)
+
+
+def _raid(machine: FakeMachine) -> None:
+    gpt_disk(machine, "sdb", [BASIC_DATA])
+    put(machine.paths.dev / "sdb", 10 * MIB - 1024, INTEL_SIGNATURE + b"1.3.00")
+
+
+def _raid_of_reserved_partitions(machine: FakeMachine) -> None:
+    gpt_disk(machine, "sdb", [MICROSOFT_RESERVED])
+    put(machine.paths.dev / "sdb", 10 * MIB - 1024, INTEL_SIGNATURE + b"1.3.00")
+
+
+def _lost_table(machine: FakeMachine) -> None:
+    machine.disk("sdb", 8 * MIB, where="b")
+    put(machine.paths.dev / "sdb", 0, mbr([(0xEE, 1, 1000)]))
+
+
+def _dead_disk(machine: FakeMachine) -> None:
+    machine.disk("sdb", 8 * MIB, where="b")
+    (machine.paths.dev / "sdb").unlink()
+
+
+def _dead_partition(machine: FakeMachine) -> None:
+    gpt_disk(machine, "sdb", [BASIC_DATA])
+    (machine.paths.dev / "sdb1").unlink()
+
+
+def _other_systems(machine: FakeMachine) -> None:
+    gpt_disk(machine, "sdb", [MICROSOFT_RESERVED, BASIC_DATA])
+    put(machine.paths.dev / "sdb2", 3, b"ReFS\0\0\0\0")
+
+
+def _empty_disk(machine: FakeMachine) -> None:
+    machine.disk("sdb", 8 * MIB, where="b")
+
+
+@pytest.mark.parametrize(
+    ("other", "state"),
+    [
+        (_raid, VolumeState.HIBERNATED),
+        (_raid_of_reserved_partitions, VolumeState.HIBERNATED),
+        (_lost_table, VolumeState.HIBERNATED),
+        (_dead_disk, VolumeState.HIBERNATED),
+        (_dead_partition, VolumeState.HIBERNATED),
+        (_other_systems, VolumeState.UNCLEAN),
+        (_empty_disk, VolumeState.UNCLEAN),
+    ],
+)
+@needs("mkntfs", "ntfs-3g.probe")
+def test_a_windows_that_cannot_be_seen_may_be_hibernated(
+    machine: FakeMachine, other: Callable[[FakeMachine], None], state: VolumeState
+) -> None:
+    gpt_disk(machine, "sda", [BASIC_DATA])
+    set_crashed(make_ntfs(machine.paths.dev / "sda1", size=8 * MIB))
+    other(machine)
+    volume, *_ = environment(machine).volumes()
+    assert (volume.id, volume.state) == ("sda1", state)
+
+
+def test_a_disk_that_cannot_be_read_and_has_no_volumes(machine: FakeMachine, tmp_path: Path) -> None:
+    """No disk of today comes out like that; a Windows may be on it all the same."""
+    gpt_disk(machine, "sda", [BASIC_DATA])
+    gpt_disk(machine, "sdb", [MICROSOFT_RESERVED])
+    machine.program("ntfs-3g.probe", "echo Metadata kept in Windows cache; exit 14")
+    put(machine.paths.dev / "sda1", 0, b"\xebR\x90NTFS    ")
+    fine, reserved = (survey_disk(disk) for disk in list_disks(machine.paths))
+    for state, expected in (("ok", VolumeState.UNCLEAN), ("unreadable", VolumeState.HIBERNATED)):
+        (volume,) = volumes_of([fine, replace(reserved, state=state)])
+        assert volume.state is expected
 
 
 def identity(machine: FakeMachine, name: str, content: object) -> Path:

@@ -353,7 +353,7 @@ def lose_flushes(monkeypatch: pytest.MonkeyPatch, node: Path, *, working: int) -
     real, left = os.fsync, [working]
 
     def fsync(descriptor: int) -> None:
-        if os.readlink(f"/proc/self/fd/{descriptor}") == str(node):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == node:
             left[0] -= 1
             if left[0] < 0:
                 raise OSError(errno.EIO, "Input/output error")
