@@ -46,7 +46,7 @@ class WindowsSurvey:
 def find_installations(files: VolumeFiles) -> WindowsSurvey:
     """Look through the volume's top-level folders. Never raises for what is on the disk; follows no reparse point.
 
-    A folder named Windows comes first, so that no other, however slow to read, delays them.
+    A folder named Windows comes first, so that no other, however slow to read, delays it.
     """
     survey = _Survey(files)
     for entry in sorted(survey.listing(()), key=lambda entry: entry.name.casefold() != _WINDOWS_NAMES[0]):

@@ -24,6 +24,13 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK: a FIFO that stands where a file should be must not stop the payload.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: What `_file_system` may say where owner and mode of a file are its own, and not made up for the whole mount.
+_POSIX_FILE_SYSTEMS = frozenset(
+    "bcachefs btrfs ext2 ext3 ext4 f2fs jfs overlay ramfs reiserfs tmpfs ubifs xfs zfs".split()
+)
+#: These hold no Windows and no store that could be believed later, but the receipts on the boot medium.
+_FAT_FILE_SYSTEMS = frozenset(("vfat", "msdos", "exfat"))
+_PROC = Path("/proc/self")
 _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.ENOSYS)
 
 
@@ -242,8 +249,15 @@ def _sync(descriptor: int) -> None:
 
 
 def _protect(descriptor: int, *, directory: bool) -> None:
-    """Give a new file or folder its ACL where the file system has such; elsewhere its mode already protects it."""
+    """Give a new file or folder its ACL where the file system has such; elsewhere its mode already protects it.
+
+    On FAT nothing protects it. Raises OSError where NTFS is mounted by what shows no ACL (ntfs3, or FUSE's others).
+    """
     if _descriptor_of(descriptor) is None:
+        kind = _file_system(descriptor)
+        if kind not in _POSIX_FILE_SYSTEMS | _FAT_FILE_SYSTEMS:
+            what = kind or "unknown"
+            raise OSError(errno.ENOTSUP, f"its file system ({what}) shows no access lists: mount it with ntfs-3g")
         return
     os.setxattr(descriptor, NTFS_ACL, protected_descriptor(directory=directory))
     if not is_protected_descriptor(_descriptor_of(descriptor) or b""):
@@ -254,6 +268,9 @@ def _protected(descriptor: int) -> bool:
     security = _descriptor_of(descriptor)
     if security is not None:
         return is_protected_descriptor(security)
+    # ntfs3, FUSE and FAT show every file as the mounting user's own, with a mode from the mount's options.
+    if _file_system(descriptor) not in _POSIX_FILE_SYSTEMS:
+        return False
     found = os.fstat(descriptor)
     return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
@@ -266,3 +283,18 @@ def _descriptor_of(descriptor: int) -> bytes | None:
         if error.errno in _UNSUPPORTED:
             return None
         raise
+
+
+def _file_system(descriptor: int) -> str:
+    """The type of the file system, such as "ext4" or "fuseblk"; empty where the kernel does not say (proc(5))."""
+    try:
+        facts = (_PROC / "fdinfo" / str(descriptor)).read_text("ascii", "replace")
+        mounts = (_PROC / "mountinfo").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    # Not by st_dev: btrfs gives every subvolume a device of its own, which mountinfo does not have.
+    mount = next((line.split()[1] for line in facts.splitlines() if line.startswith("mnt_id:")), "")
+    for line in mounts.split("\n"):
+        if line.split(" ", 1)[0] == mount:
+            return line.rpartition(" - ")[2].split(" ", 1)[0] if mount else ""
+    return ""

@@ -211,6 +211,56 @@ def test_an_unreadable_acl_is_no_protection(files: PosixVolumeFiles, monkeypatch
     assert not files.is_protected(("new",))
 
 
+def claim(proc: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernel say that every file lies on a file system of type `kind`."""
+    fdinfo = proc / "fdinfo"
+    fdinfo.mkdir(parents=True)
+    for descriptor in range(64):
+        (fdinfo / str(descriptor)).write_text("pos:\t0\nflags:\t0100000\nmnt_id:\t24\nino:\t3\n")
+    (proc / "mountinfo").write_text(
+        "2 1 8:1 / /boot rw,relatime - ext4 /dev/sda1 rw\n"
+        f"24 2 8:2 / /mnt/a\\040-\\040b rw,relatime shared:2 - {kind} /dev/sda2 rw\n"
+    )
+    monkeypatch.setattr(posix_files, "_PROC", proc)
+
+
+@pytest.mark.parametrize("kind", ["ntfs3", "ntfs", "fuseblk", "fuse", "fuse.ntfs-3g", "9p", ""])
+def test_ntfs_without_access_lists_protects_nothing(
+    files: PosixVolumeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A planted store looks like root's own with mode 0700 on such a mount."""
+    files.make_directory(("planted",))
+    assert files.is_protected(("planted",))
+    claim(tmp_path / "proc", kind, monkeypatch)
+    assert not files.is_protected(("planted",))
+    with pytest.raises(OSError, match="mount it with ntfs-3g"):
+        files.make_directory(("new",))
+    with pytest.raises(OSError, match="mount it with ntfs-3g"):
+        files.write_file(("folder", "receipt.json"), b"x")
+    assert files.entry(("new",)) is None
+    assert [entry.name for entry in files.listing(("folder",))] == ["dangling", "file", "inner"]
+
+
+def test_a_kernel_that_says_nothing(files: PosixVolumeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.make_directory(("planted",))
+    monkeypatch.setattr(posix_files, "_PROC", tmp_path / "nothing")
+    assert not files.is_protected(("planted",))
+    claim(tmp_path / "proc", "ext4", monkeypatch)
+    assert files.is_protected(("planted",))
+    (tmp_path / "proc" / "mountinfo").write_text("2 1 8:1 / /boot rw - ext4 /dev/sda1 rw\n")
+    assert not files.is_protected(("planted",))
+
+
+@pytest.mark.parametrize("kind", ["vfat", "exfat", "msdos"])
+def test_fat_takes_receipts_and_protects_nothing(
+    files: PosixVolumeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    claim(tmp_path / "proc", kind, monkeypatch)
+    files.make_directory(("Bluelift",))
+    files.write_file(("Bluelift", "receipt.json"), b"{}")
+    assert not files.is_protected(("Bluelift",))
+
+
 def test_files_are_written_whole_or_not_at_all(
     files: PosixVolumeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

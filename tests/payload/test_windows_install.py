@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_looked_at_is_a_problem(
     (problem,) = survey.problems
     assert problem.endswith(f"\\{damaged} could not be looked at: Input/output error")
     assert survey.notes == (r"\other could not be looked at: Input/output error",)
-    assert survey.installations == survey.left_alone == ()
+    assert (survey.installations, survey.left_alone) == ((), ())
 
 
 def test_special_files_where_folders_should_be(tmp_path: Path) -> None:
