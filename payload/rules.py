@@ -19,6 +19,8 @@ from payload.rule_schema import PROTECTED_FOLDERS, Action, Below, FileClass, Hea
 from payload.windows_install import WindowsInstallation
 
 _BLOCK = 1 << 20
+#: Files above this size are read only where the rule itself speaks of larger ones.
+_READ_AT_MOST = 64 << 20
 #: Classes that no policy ever acts on: not the kind of file the rule is about, or nothing that can be judged.
 _NEVER = (FileClass.FOREIGN, FileClass.OTHER)
 _PLAINLY_BAD = (FileClass.FAULTY, FileClass.ZERO_FILLED, FileClass.TRUNCATED)
@@ -54,7 +56,8 @@ class Match:
 class Findings:
     """What one rule found below one installation.
 
-    `left_alone`: sentences about reparse points and special files that hide what may be bad (verdict LEFT ALONE).
+    `left_alone`: sentences about reparse points, special files and files too large to be read, which hide what may be
+    bad (verdict LEFT ALONE).
     `problems`: what could not be looked at or read (verdict FAILED: nobody can say that such a volume is clean).
     `notes`: what else is worth a line.
     """
@@ -228,6 +231,8 @@ def inspect(files: VolumeFiles, rule: Rule, path: VolumePath, entry: Entry, *, n
     if entry.kind is not EntryKind.FILE:
         what = "a reparse point" if entry.kind is EntryKind.LINK else f"no ordinary file ({entry.kind.value})"
         return other(f"is {what}: never touched")
+    if reason := _above_maximum(rule, entry.size) or _too_large(rule, entry.size):
+        return other(reason)
     try:
         content = read_content(files, path, rule.header_length)
     except OSError as error:
@@ -235,6 +240,24 @@ def inspect(files: VolumeFiles, rule: Rule, path: VolumePath, entry: Entry, *, n
         return other("could not be read", sentence)
     file_class, reason = classify(rule, name or entry.name, content, entry.modified_ns)
     return Match(rule=rule, path=path, entry=entry, file_class=file_class, reason=reason, sha256=content.sha256)
+
+
+def _above_maximum(rule: Rule, size: int) -> str:
+    """Why a file of `size` bytes is surely not one the rule is about; empty where only reading it can tell."""
+    if rule.max_size is None or size <= rule.max_size or rule.header_length:
+        return ""
+    return f"has {size} bytes, the rule is about {rule.max_size} or fewer"
+
+
+def _too_large(rule: Rule, size: int) -> str:
+    """Why a file of `size` bytes is not read; empty where it is. A sparse file of 16 TiB takes hours and no space."""
+    if rule.max_size is not None:
+        limit = max(rule.max_size, _READ_AT_MOST)
+    elif rule.sha256:
+        return ""
+    else:
+        limit = _READ_AT_MOST
+    return f"has {size} bytes, at most {limit} are read" if size > limit else ""
 
 
 def _by_substance(rule: Rule, _name: str, content: FileContent) -> tuple[FileClass, str] | None:
@@ -376,6 +399,8 @@ class _Search:
             self._leave_link(path, "not read and not touched")
         elif entry.kind is EntryKind.OTHER and not entry.problem:
             self._leave_special(path)
+        elif not _above_maximum(self._rule, entry.size) and (reason := _too_large(self._rule, entry.size)):
+            self.left_alone.append(f"{windows_path(path)} {reason}: not read and not touched")
 
     def _leave_link(self, path: VolumePath, consequence: str) -> None:
         self.left_alone.append(f"{windows_path(path)} is a reparse point: {consequence}")

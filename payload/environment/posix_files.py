@@ -26,7 +26,7 @@ _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What `_file_system` may say where owner and mode of a file are its own, and not made up for the whole mount.
 _POSIX_FILE_SYSTEMS = frozenset(
-    "bcachefs btrfs ext2 ext3 ext4 f2fs jfs overlay ramfs reiserfs tmpfs ubifs xfs zfs".split()
+    ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "tmpfs", "ubifs", "xfs", "zfs")
 )
 #: These hold no Windows and no store that could be believed later, but the receipts on the boot medium.
 _FAT_FILE_SYSTEMS = frozenset(("vfat", "msdos", "exfat"))

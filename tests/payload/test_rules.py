@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -356,6 +356,53 @@ def test_what_cannot_be_looked_at_is_a_problem(disk: Path, monkeypatch: pytest.M
         [(FileClass.OTHER, problem)] if damaged == NAME else []
     )
     assert not any(decision.changes for decision in decide(RULE, found))
+
+
+class CountingFiles(PosixVolumeFiles):
+    """Files on a volume, and how many of them were opened."""
+
+    opened = 0
+
+    def open_file(self, path: VolumePath) -> BinaryIO:
+        self.opened += 1
+        return super().open_file(path)
+
+
+SMALL_DRIVER = Rule(id="x", pattern="big.sys", max_size=100)
+SOME_DIGEST = Rule(id="x", pattern="big.sys", sha256=("0" * 64,))
+MAGIC = Rule(id="x", pattern="big.sys", magic="AAAAAAAA")
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "read", "left_alone", "wanted"),
+    [
+        (MAGIC, 64 << 20, True, False, FileClass.ZERO_FILLED),
+        (MAGIC, (64 << 20) + 1, False, True, FileClass.OTHER),
+        (MAGIC, 1 << 40, False, True, FileClass.OTHER),
+        (dataclasses.replace(MAGIC, max_size=65 << 20), 65 << 20, True, False, FileClass.ZERO_FILLED),
+        (dataclasses.replace(MAGIC, max_size=65 << 20), (65 << 20) + 1, False, True, FileClass.OTHER),
+        (dataclasses.replace(MAGIC, max_size=100), 101, True, False, FileClass.ZERO_FILLED),
+        (dataclasses.replace(MAGIC, max_size=100), 1 << 40, False, True, FileClass.OTHER),
+        (SMALL_DRIVER, 100, True, False, FileClass.FAULTY),
+        (SMALL_DRIVER, 101, False, False, FileClass.OTHER),
+        (SMALL_DRIVER, 1 << 40, False, False, FileClass.OTHER),
+        (Rule(id="x", pattern="big.sys", min_size=5), 1 << 40, False, True, FileClass.OTHER),
+        (SOME_DIGEST, 65 << 20, True, False, FileClass.OTHER),
+        (dataclasses.replace(SOME_DIGEST, max_size=100), 101, False, False, FileClass.OTHER),
+    ],
+)
+def test_a_file_too_large_to_be_meant_is_not_read(
+    disk: Path, rule: Rule, size: int, *, read: bool, left_alone: bool, wanted: FileClass
+) -> None:
+    with (disk / "Windows" / "big.sys").open("wb") as stream:
+        stream.truncate(size)
+    files = CountingFiles(disk)
+    findings = find_matches(files, WINDOWS, rule)
+    (match,) = findings.matches
+    assert (match.file_class, files.opened, match.problem) == (wanted, int(read), "")
+    said = [sentence for sentence in findings.left_alone if "\\big.sys has " in sentence and "not read" in sentence]
+    assert (len(said), len(findings.left_alone)) == (int(left_alone), int(left_alone))
+    assert read or str(size) in match.reason
 
 
 def test_special_files_are_left_alone_and_named(disk: Path) -> None:
