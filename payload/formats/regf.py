@@ -39,6 +39,11 @@ _MAX_VALUE = 16 << 20
 _MAX_DEPTH = 512
 #: Cells read for one look-up. The widest key of a real SYSTEM hive (Services, Enum) has some thousand subkeys.
 _MAX_CELLS = 200_000
+#: Bytes read from one hive in all its look-ups: lists may lead to the same large cells again and again.
+_MAX_READ = 64 << 20
+#: Names have at most 255 characters (keys) and 16,383 (values), says "Registry element size limits" (Microsoft Learn).
+_MAX_KEY = _KEY_NAME + 2 * 256
+_MAX_VALUE_CELL = _VALUE_NAME + 2 * 16_384
 
 
 class HiveError(ValueError):
@@ -97,6 +102,7 @@ class Hive:
     def __init__(self, source: bytes | BinaryIO) -> None:
         self._stream = io.BytesIO(source) if isinstance(source, bytes) else source
         self._cells_left = _MAX_CELLS
+        self._bytes_left = _MAX_READ
         base = self._read(0, BASE_BLOCK)
         if base[:4] != SIGNATURE:
             raise HiveError(f"a hive starts with 'regf', this file with {base[:4]!r}")
@@ -134,7 +140,7 @@ class Hive:
 
     def key_at(self, offset: int) -> Key:
         """The key whose nk cell is at `offset`."""
-        cell = self.cell(offset)
+        cell = self.cell(offset, _MAX_KEY)
         if len(cell) < _KEY_NAME or cell[:2] != b"nk":
             raise HiveError(f"no key at {offset:#x}: found {cell[:2]!r}")
         return Key(self, cell)
@@ -155,6 +161,9 @@ class Hive:
         return self._read(start + 4, min(size - 4, limit))
 
     def _read(self, start: int, length: int) -> bytes:
+        self._bytes_left -= length
+        if self._bytes_left < 0:
+            raise HiveError(f"more than {_MAX_READ} bytes of the hive would have to be read")
         try:
             self._stream.seek(start)
             data = self._stream.read(length)
@@ -228,12 +237,12 @@ class Key:
     def values(self) -> Iterator[Value]:
         """The values in the order stored. Raises HiveError at the first that is damaged."""
         for offset in self._value_offsets():
-            yield self._hive_value(self._hive.cell(offset))
+            yield self._hive_value(self._hive.cell(offset, _MAX_VALUE_CELL))
 
     def value(self, name: str) -> Value | None:
         """The value of that name, without regard to case; "" is the default value. Raises HiveError."""
         for offset in self._value_offsets():
-            cell = self._hive.cell(offset)
+            cell = self._hive.cell(offset, _MAX_VALUE_CELL)
             if _value_name(cell).casefold() == name.casefold():
                 return self._hive_value(cell)
         return None

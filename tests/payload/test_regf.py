@@ -166,6 +166,65 @@ def test_a_list_that_leads_in_circles_ends() -> None:
     assert time.monotonic() - started < 20
 
 
+class MeteredStream(io.BytesIO):
+    """A stream that counts what is read from it."""
+
+    total = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.total += len(data)
+        return data
+
+
+def hive_of_large_cells(list_cell: bytes, large: bytes) -> bytes:
+    """A hive whose root's list of subkeys is `list_cell`, whose entries ("????") lead to a cell of nearly 1 MiB."""
+    hive = bytearray(HiveMaker().make(MakeKey("ROOT", subkeys=[MakeKey("k")])))
+
+    def append(content: bytes) -> bytes:
+        offset = len(hive) - 4096
+        content = content.ljust(-(-(len(content) + 4) // 8) * 8 - 4, b"\0")
+        hive.extend((-(len(content) + 4)).to_bytes(4, "little", signed=True) + content)
+        return offset.to_bytes(4, "little")
+
+    at = append(large.ljust((1 << 20) - 8, b"\0"))
+    at_root = hive.index(b"nk")
+    hive[at_root + 28 : at_root + 32] = append(list_cell.replace(b"????", at))
+    return bytes(hive)
+
+
+MANY = 60_000
+LARGE_KEY = b"nk\x20\0" + bytes(68) + (65_000).to_bytes(2, "little") + bytes(2) + b"A" * 65_000
+SMALL_KEY = b"nk\x20\0" + bytes(68) + (3).to_bytes(2, "little") + bytes(2) + b"abc"
+
+
+@pytest.mark.parametrize(
+    ("list_cell", "large", "said", "at_most"),
+    [
+        (b"li" + MANY.to_bytes(2, "little") + b"????" * MANY, LARGE_KEY, "does not fit", 40 << 20),
+        (b"li" + MANY.to_bytes(2, "little") + b"????" * MANY, SMALL_KEY, "", 40 << 20),
+        (b"ri" + MANY.to_bytes(2, "little") + b"????" * MANY, b"li\0\0", "more than 67108864 bytes", 64 << 20),
+    ],
+    ids=["long names", "large cells of small keys", "large empty lists"],
+)
+def test_large_cells_read_again_and_again(list_cell: bytes, large: bytes, said: str, at_most: int) -> None:
+    """What a small hive makes the reader read is bounded, in one look-up and in several."""
+    stream = MeteredStream(hive_of_large_cells(list_cell, large))
+    hive = Hive(stream)
+    started = time.monotonic()
+    if said:
+        with pytest.raises(HiveError, match=said):
+            hive.key("absent")
+    else:
+        assert hive.key("absent") is None
+    assert stream.total <= at_most
+    with pytest.raises(HiveError):
+        for _ in range(10):
+            hive.key("absent")
+    assert stream.total <= 64 << 20
+    assert time.monotonic() - started < 20
+
+
 class FailingStream(io.BytesIO):
     """A disk with an unreadable sector."""
 
