@@ -15,7 +15,7 @@ from payload.environment import VolumeFiles, VolumePath, windows_path
 from payload.half_moves import entry_or_none, is_half_moved, make_parents, with_fresh_destinations
 from payload.quarantine import RunResult, difference, move, reason
 from payload.rule_schema import Action, FileClass, Rule
-from payload.rules import inspect, utc_text
+from payload.rules import could_have_matched, inspect, utc_text
 from payload.store import Run, all_destinations, read_runs, volume_path, write_undone
 from payload.windows_install import WindowsInstallation
 
@@ -54,7 +54,7 @@ def undo_run(files: VolumeFiles, run: Run, rules: Sequence[Rule], written: str) 
         why = f"an earlier undo was cut off, and could not be finished: {reason(error)}"
         failed = [_record(files, entry, rules, FileOutcome.FAILED, why) for entry in run.journal.entries]
         return RunResult(run=run, records=tuple(failed), notes=(f"run {run.run_id}: {why}",))
-    records = [_record(files, entry, rules, *_restore(files, run, entry)) for entry in run.journal.entries]
+    records = [_record(files, entry, rules, *_restore(files, run, entry, rules)) for entry in run.journal.entries]
     notes = [
         f"run {run.run_id}: {record.path}: {record.detail}"
         for record in records
@@ -76,16 +76,18 @@ def undo(
     return [undo_run(files, run, rules, written) for run in planned.runs], (*planned.refused, *planned.notes)
 
 
-def _restore(files: VolumeFiles, run: Run, entry: JournalEntry) -> tuple[FileOutcome, str]:
+def _restore(files: VolumeFiles, run: Run, entry: JournalEntry, rules: Sequence[Rule]) -> tuple[FileOutcome, str]:
     if entry.action is not Action.QUARANTINE:
         return FileOutcome.LEFT, "was deleted, not quarantined: it cannot be brought back"
     try:
-        return _restore_quarantined(files, run, entry)
+        return _restore_quarantined(files, run, entry, rules)
     except OSError as error:
         return FileOutcome.FAILED, f"could not be restored: {reason(error)}"
 
 
-def _restore_quarantined(files: VolumeFiles, run: Run, entry: JournalEntry) -> tuple[FileOutcome, str]:
+def _restore_quarantined(
+    files: VolumeFiles, run: Run, entry: JournalEntry, rules: Sequence[Rule]
+) -> tuple[FileOutcome, str]:
     source = volume_path(entry.source)
     kept_at = _kept_at(files, run, entry)
     occupant = _occupant(files, source)
@@ -95,6 +97,8 @@ def _restore_quarantined(files: VolumeFiles, run: Run, entry: JournalEntry) -> t
         return FileOutcome.FAILED, "is no longer in quarantine"
     if problem := difference(files, kept_at, entry):
         return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
+    if why := _foreign(files, kept_at, entry, rules):
+        return FileOutcome.FAILED, f"its copy in quarantine {why}: no run moves such a file, so it is not put back"
     if occupant is None:
         problem = move(files, kept_at, source, entry)
         return (FileOutcome.FAILED, problem) if problem else (FileOutcome.RESTORED, "")
@@ -102,6 +106,24 @@ def _restore_quarantined(files: VolumeFiles, run: Run, entry: JournalEntry) -> t
         again = "let Windows check the volume (chkdsk), then undo again"
         return FileOutcome.FAILED, f"an earlier undo was cut off in the middle of it: {again}"
     return FileOutcome.FAILED, f"{windows_path(occupant)} is there already and is not overwritten"
+
+
+def _foreign(files: VolumeFiles, kept_at: VolumePath, entry: JournalEntry, rules: Sequence[Rule]) -> str:
+    """How the file is another kind than its rule is about; empty when it is not.
+
+    A rule that these rules do not have is judged by those that name the file's place. Raises OSError.
+    """
+    source = volume_path(entry.source)
+    naming = [rule for rule in rules if could_have_matched(rule, source[: -len(rule.pattern_parts)], source)]
+    judges = [rule for rule in naming if rule.id == entry.rule] or naming
+    found = files.entry(kept_at)
+    if found is None:
+        return ""
+    for rule in judges:
+        match = inspect(files, rule, kept_at, found, name=source[-1])
+        if match.file_class is FileClass.FOREIGN:
+            return match.reason
+    return ""
 
 
 def _kept_at(files: VolumeFiles, run: Run, entry: JournalEntry) -> VolumePath | None:

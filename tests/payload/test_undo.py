@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -234,3 +235,32 @@ def test_a_planted_store_is_refused_and_reported(repaired: tuple[Path, dict[str,
     assert len(refused) == 1
     assert "which no rule could have matched" in refused[0]
     assert not (disk / "Windows" / "System32" / "config" / "SAM").exists()
+
+
+@pytest.mark.parametrize("rule_id", [CROWDSTRIKE_CHANNEL_291.id, "some-other-rule"])
+@pytest.mark.parametrize(
+    ("content", "outcome"), [(b"MZ\x90\0" + bytes(600), FileOutcome.FAILED), (bytes(604), FileOutcome.RESTORED)]
+)
+def test_a_program_is_not_put_back_as_a_driver(
+    repaired: tuple[Path, dict[str, tuple[str, int]]], content: bytes, outcome: FileOutcome, rule_id: str
+) -> None:
+    """A journal that tells the truth about a file that no run would have moved, whatever rule it names."""
+    disk, _ = repaired
+    kept = quarantined(disk)
+    when = kept.stat().st_mtime_ns
+    kept.write_bytes(content)
+    os.utime(kept, ns=(when, when))
+    (path,) = disk.glob("ProgramData/Bluelift/quarantine/*/journal.json")
+    journal = json.loads(path.read_text())
+    (entry,) = [entry for entry in journal["entries"] if entry["source"].endswith(FAULTY)]
+    entry.update(rule=rule_id, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    path.write_text(json.dumps(journal))
+    results, refused = take_back(disk)
+    assert refused == ()
+    assert outcomes(results)[FAULTY] is outcome
+    assert (disk / FOLDER / FAULTY).exists() is (outcome is FileOutcome.RESTORED)
+    if outcome is FileOutcome.FAILED:
+        (record,) = [record for record in results[0].records if record.path.endswith(FAULTY)]
+        assert record.detail.startswith("its copy in quarantine starts with 4D 5A 90 00, not with AA AA AA AA:")
+        assert record.detail.endswith("so it is not put back")
+        assert kept.read_bytes() == content
