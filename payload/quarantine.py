@@ -19,7 +19,7 @@ from payload.environment import EntryKind, VolumeFiles, VolumePath, windows_path
 from payload.half_moves import drop_other_names, entry_or_none, is_half_moved, make_parents, with_fresh_destinations
 from payload.rule_schema import Action, FileClass, Rule
 from payload.rules import Decision, file_record, inspect, read_content, utc_text
-from payload.store import Run, choose_store, destination_of, read_runs, volume_path, write_journal
+from payload.store import Run, choose_store, destination_of, journal_bytes, read_runs, volume_path, write_journal
 from payload.windows_install import WindowsInstallation
 
 
@@ -79,6 +79,7 @@ def apply(files: VolumeFiles, plan: QuarantinePlan) -> RunResult:
     if not plan.decisions:
         return RunResult(run=None, records=(), notes=plan.notes)
     try:
+        journal_bytes(plan.journal)  # too large a journal is refused before even a folder is made
         for folder in plan.missing:
             files.make_directory(folder)
         write_journal(files, plan.folder, plan.journal)

@@ -12,6 +12,7 @@ believed: everything is created with a protected ACL, and what exists without it
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -166,8 +167,16 @@ def read_runs(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence
 
 
 def write_journal(files: VolumeFiles, folder: VolumePath, journal: Journal) -> None:
-    """Write a run's journal and sync it. Raises OSError."""
-    files.write_file((*folder, JOURNAL_NAME), _json(journal))
+    """Write a run's journal and sync it. Raises OSError, also for one that would be too large to be read again."""
+    files.write_file((*folder, JOURNAL_NAME), journal_bytes(journal))
+
+
+def journal_bytes(journal: Journal) -> bytes:
+    """The journal as it is written. Raises OSError (EFBIG) where it is larger than what `read_runs` reads."""
+    data = _json(journal)
+    if len(data) > _MAX_JOURNAL:
+        raise OSError(errno.EFBIG, f"{len(journal.entries)} files are more than one run can take")
+    return data
 
 
 def write_receipt(files: VolumeFiles, run: Run, data: bytes) -> None:
