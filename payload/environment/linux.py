@@ -17,7 +17,7 @@ from payload.environment.linux_media import BootMedium, find_boot_medium, receip
 from payload.environment.linux_ntfs import mounted_for_changes, mounted_to_look
 from payload.environment.linux_paths import LinuxPaths
 from payload.environment.linux_power import eject, is_own_machine, leave, set_boot_next
-from payload.environment.linux_volumes import SurveyedDisk, boot_medium, survey_disk, volumes_of
+from payload.environment.linux_volumes import SurveyedDisk, boot_medium, survey_disk, volumes_of, without
 from payload.environment.posix_files import PosixVolumeFiles
 
 _SHELL_GREETING = "\r\nA shell. Type exit to come back to Bluelift.\r\n"
@@ -138,8 +138,11 @@ class LinuxEnvironment:
 
     @cached_property
     def _surveyed(self) -> list[SurveyedDisk]:
-        boot = self._boot_medium.disks
-        return [boot_medium(surveyed) if surveyed.disk.name in boot else surveyed for surveyed in self._disks]
+        boot = self._boot_medium
+        return [
+            boot_medium(surveyed) if surveyed.disk.name in boot.disks else without(surveyed, boot.file_systems)
+            for surveyed in self._disks
+        ]
 
     def _forget(self) -> None:
         for name in ("_disks", "_boot_medium", "_surveyed"):

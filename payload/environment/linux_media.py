@@ -21,8 +21,12 @@ _IDENTITY_BYTES = 64 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class MediumNode:
-    """A file system that a medium may be: its device node, the disk it is on (None for a CD), FAT or ISO 9660."""
+    """A file system that a medium may be: its device node, the disk it is on (None for a CD), FAT or ISO 9660.
 
+    `name` is the kernel's, as in `Disk` and `PartitionNode`.
+    """
+
+    name: str
     node: Path
     disk: Disk | None
     writable: bool
@@ -30,9 +34,13 @@ class MediumNode:
 
 @dataclass(frozen=True, kw_only=True)
 class BootMedium:
-    """What this image was started from: the names of its disks (usually one or none), or a CD drive."""
+    """What this image was started from: a CD drive, the names of its disks (usually one or none), or of file systems.
+
+    `disks` hold nothing of the host. `file_systems` are on a disk that does or may: only they are the medium.
+    """
 
     disks: frozenset[str]
+    file_systems: frozenset[str]
     drive: Path | None
 
 
@@ -40,17 +48,22 @@ def medium_nodes(paths: LinuxPaths, disks: Iterable[Disk]) -> list[MediumNode]:
     """Every FAT or ISO 9660 file system on these disks or in a CD drive; FAT first, since only that can be written."""
     found = []
     for disk in disks:
-        for node in (*(partition.node for partition in disk.partitions), disk.node):
+        for name, node in _places(disk):
             kind = _kind(node)
             if kind.is_fat or kind is VolumeKind.ISO9660:
-                found.append(MediumNode(node=node, disk=disk, writable=kind.is_fat and not disk.read_only))
-    found += [MediumNode(node=drive, disk=None, writable=False) for drive in optical_drives(paths) if _kind(drive) is VolumeKind.ISO9660]  # fmt: skip  # noqa: E501
+                writable = kind.is_fat and not disk.read_only
+                found.append(MediumNode(name=name, node=node, disk=disk, writable=writable))
+    found += [
+        MediumNode(name=drive.name, node=drive, disk=None, writable=False)
+        for drive in optical_drives(paths)
+        if _kind(drive) is VolumeKind.ISO9660
+    ]
     return sorted(found, key=lambda medium: not medium.writable)
 
 
 def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: str) -> BootMedium:
     """Look for this image's identity on these disks and in the CD drives, mounted read-only."""
-    disks, drive = set[str](), None
+    disks, file_systems, drive = set[str](), set[str](), None
     for medium in medium_nodes(paths, candidates):
         if medium.disk is not None and medium.disk.name in disks:
             continue
@@ -59,9 +72,25 @@ def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: st
                 continue
             if medium.disk is None:
                 drive = drive or medium.node
-            else:
+            elif _is_only_a_medium(medium.disk):
                 disks.add(medium.disk.name)
-    return BootMedium(disks=frozenset(disks), drive=drive)
+            else:
+                file_systems.add(medium.name)
+    return BootMedium(disks=frozenset(disks), file_systems=frozenset(file_systems), drive=drive)
+
+
+def _is_only_a_medium(disk: Disk) -> bool:
+    """Whether nothing of the host can be on a disk that holds this image.
+
+    The image's files can be copied onto a host's own disk (into its EFI system partition, by a technician or by
+    somebody who wants the repair not to happen), and Windows can be on a disk at a USB port.
+    """
+    return disk.is_stick and all(_kind(node) is not VolumeKind.NTFS for _, node in _places(disk))
+
+
+def _places(disk: Disk) -> list[tuple[str, Path]]:
+    """(name, node) of every partition, then of the disk itself: an image can be written to a disk without any."""
+    return [*((partition.name, partition.node) for partition in disk.partitions), (disk.name, disk.node)]
 
 
 def receipt_media(

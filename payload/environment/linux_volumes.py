@@ -54,13 +54,17 @@ _MAY_SLEEP = frozenset({VolumeState.HIBERNATED, VolumeState.LOCKED, VolumeState.
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyedDisk:
-    """A disk, whether it may be touched (`state` "ok") or why not, and the partition table on it."""
+    """A disk, whether it may be touched (`state` "ok") or why not, and the partition table on it.
+
+    `left_out` are the names of its volumes that are what this image was started from.
+    """
 
     disk: Disk
     state: str
     detail: str = ""
     table: PartitionTable | None = None
     raid: RaidMetadata | None = None
+    left_out: frozenset[str] = frozenset()
 
     @property
     def record(self) -> DiskRecord:
@@ -85,6 +89,11 @@ class _Place:
 def boot_medium(surveyed: SurveyedDisk) -> SurveyedDisk:
     """The same disk, known to be what this image was started from."""
     return replace(surveyed, state=BOOT_MEDIUM, detail="This image was started from it.")
+
+
+def without(surveyed: SurveyedDisk, file_systems: frozenset[str]) -> SurveyedDisk:
+    """The same disk, some file systems of which (named as the kernel does) are what this image was started from."""
+    return replace(surveyed, left_out=file_systems)
 
 
 def survey_disk(disk: Disk) -> SurveyedDisk:
@@ -153,6 +162,8 @@ def _volumes_of_disk(surveyed: SurveyedDisk) -> Iterator[_FoundVolume]:
     if surveyed.state == BOOT_MEDIUM:
         return
     for place in _places(surveyed):
+        if place.node.name in surveyed.left_out:
+            continue
         if surveyed.raid is not None:
             detail = f"The disk is a part of {surveyed.raid.kind.words}."
             member = Condition(state=VolumeState.RAID_MEMBER, detail=detail, advice=RAID_ADVICE)

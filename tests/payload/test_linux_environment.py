@@ -356,6 +356,43 @@ def test_the_boot_stick_and_other_sticks_take_receipts(sticks: FakeMachine) -> N
     assert list(sticks.paths.mounts.iterdir()) == []
 
 
+@pytest.mark.parametrize("removable", ["", "1"], ids=["the host's own disk", "a stick"])
+@needs("mkntfs", "ntfs-3g.probe", "mkfs.vfat")
+def test_our_files_beside_a_windows_hide_only_their_own_volume(machine: FakeMachine, removable: str) -> None:
+    fake_mount(machine)
+    gpt_disk(machine, "sda", [EFI_SYSTEM, BASIC_DATA, BASIC_DATA], **({"removable": removable} if removable else {}))
+    for name in ("sda1", "sda3"):
+        subprocess.run(["mkfs.vfat", str(machine.paths.dev / name)], check=True, capture_output=True)
+    make_ntfs(machine.paths.dev / "sda2", size=8 * MIB)
+    identity(machine, "sda1", {"image_id": IMAGE_ID})
+    (machine.root / "media/sda3").mkdir()
+    env = environment(machine)
+    assert states(env) == {"sda2": ("NTFS", VolumeState.READY), "sda3": ("FAT12", VolumeState.NOT_WINDOWS)}
+    assert [(disk.id, disk.state) for disk in env.disks()] == [("sda", "ok")]
+
+
+@needs("mkfs.vfat")
+def test_our_files_on_a_disk_of_the_host_without_partitions(machine: FakeMachine) -> None:
+    fake_mount(machine)
+    machine.disk("sda", 8 * MIB, where="a")
+    subprocess.run(["mkfs.vfat", str(machine.paths.dev / "sda")], check=True, capture_output=True)
+    identity(machine, "sda", {"image_id": IMAGE_ID})
+    env = environment(machine)
+    assert [(disk.id, disk.state) for disk in env.disks()] == [("sda", "ok")]
+    assert states(env) == {}
+
+
+def test_our_files_on_an_iso_hybrid_stick(machine: FakeMachine) -> None:
+    """Written to a stick as it is, the ISO 9660 file system is the whole disk's, whatever partitions lie in it."""
+    fake_mount(machine)
+    gpt_disk(machine, "sdb", [BASIC_DATA], removable="1")
+    put(machine.paths.dev / "sdb", 32769, b"CD001")
+    identity(machine, "sdb", {"image_id": IMAGE_ID})
+    env = environment(machine)
+    assert [(disk.id, disk.state) for disk in env.disks()] == [("sdb", "boot-medium")]
+    assert states(env) == {}
+
+
 def test_leaving_early_unmounts(sticks: FakeMachine) -> None:
     identity(sticks, "sdb1", {"image_id": IMAGE_ID})
     with environment(sticks).media(IMAGE_ID) as media:
