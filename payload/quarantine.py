@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from payload.contract import QUARANTINE_FOLDER, FileOutcome, FileRecord, Journal, JournalEntry
 from payload.environment import EntryKind, VolumeFiles, VolumePath, windows_path
 from payload.half_moves import drop_other_names, entry_or_none, is_half_moved, make_parents, with_fresh_destinations
-from payload.rule_schema import Action, FileClass, Rule
+from payload.rule_schema import Action, FileClass, Policy, Rule
 from payload.rules import Decision, file_record, inspect, read_content, utc_text
 from payload.store import Run, choose_store, destination_of, journal_bytes, read_runs, volume_path, write_journal
 from payload.windows_install import WindowsInstallation
@@ -50,9 +50,13 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted:
-    """Runs that have a journal and no receipt, and what was not believed."""
+    """Runs that have a journal and no receipt, and what was not believed.
+
+    `waiting` are those that name a file whose rule only reports now: they stay as they are.
+    """
 
     runs: tuple[Run, ...] = ()
+    waiting: tuple[Run, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -101,10 +105,19 @@ def apply(files: VolumeFiles, plan: QuarantinePlan) -> RunResult:
 def interrupted(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence[WindowsInstallation]) -> Interrupted:
     """The runs that were cut off before their receipt. Changes nothing. Raises OSError."""
     found = read_runs(files, rules, installations)
+    unfinished = [run for run in found.runs if not run.receipt and not run.undone]
+    waiting = tuple(run for run in unfinished if any(_only_reported(entry, rules) for entry in run.journal.entries))
     return Interrupted(
-        runs=tuple(run for run in found.runs if not run.receipt and not run.undone),
+        runs=tuple(run for run in unfinished if run not in waiting),
+        waiting=waiting,
         notes=(*found.refused, *found.notes),
     )
+
+
+def _only_reported(entry: JournalEntry, rules: Sequence[Rule]) -> bool:
+    """Whether the entry's rule only reports now; where it is unknown, whether all rules do."""
+    judges = [rule for rule in rules if rule.id == entry.rule] or rules
+    return all(rule.policy is Policy.REPORT_ONLY or rule.action is Action.REPORT for rule in judges)
 
 
 def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:

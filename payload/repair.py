@@ -105,6 +105,8 @@ def conclude(
     installations = _with_rest(installations, acted)
     records = [record for installation in installations for record in installation.files]
     left_alone, problems, notes = _remarks(knowledge, results)
+    waiting = [*knowledge.interrupted.waiting, *(knowledge.interrupted.runs if would_change else ())]
+    notes += [f"an interrupted run, {run.run_id}, waits: it is not completed where nothing may be changed" for run in waiting]  # fmt: skip  # noqa: E501
     if refusal:
         problems.insert(0, refusal)
     problems += [f"{record.path}: {record.detail}" for record in records if record.outcome is FileOutcome.FAILED]
@@ -113,7 +115,7 @@ def conclude(
     if any(result.run is not None for result in results):
         true_of_it.append(Verdict.REPAIRED)
     if any(record.outcome is FileOutcome.REPORTED for record in records) or (
-        would_change and knowledge.something_to_do
+        knowledge.interrupted.waiting or (would_change and knowledge.something_to_do)
     ):
         true_of_it.append(Verdict.REPORTED)
     if left_alone:
@@ -123,7 +125,8 @@ def conclude(
     verdict = worst(true_of_it)
     return Conclusion(
         verdict=verdict,
-        detail=_detail(verdict, installations, left_alone, problems),
+        detail=_detail(verdict, installations, left_alone, problems)
+        + _done_all_the_same(verdict, list(acted.values())),
         notes=tuple(dict.fromkeys((*left_alone, *problems, *notes))),
         installations=installations,
     )
@@ -188,6 +191,14 @@ def _remarks(knowledge: Knowledge, results: Sequence[RunResult]) -> tuple[list[s
         *(text for result in results for text in result.notes),
     ]
     return list(dict.fromkeys(left_alone)), problems, notes
+
+
+def _done_all_the_same(verdict: Verdict, acted: Sequence[FileRecord]) -> str:
+    """What was changed on a volume whose verdict sounds as if nothing had been."""
+    changed = [record for record in acted if record.outcome in (FileOutcome.QUARANTINED, FileOutcome.DELETED)]
+    if verdict not in (Verdict.FAILED, Verdict.LEFT_ALONE) or not changed:
+        return ""
+    return f"; done all the same: {done_text(changed)}"
 
 
 def _detail(

@@ -208,6 +208,38 @@ def test_a_dry_run_reports_an_interrupted_run_too() -> None:
     assert run(environment, dry_run=True).verdict is Verdict.REPORTED
 
 
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize(
+    "rule", [{"policy": Policy.REPORT_ONLY}, {"action": Action.REPORT}, {"id": "other", "policy": Policy.REPORT_ONLY}]
+)
+def test_an_interrupted_run_waits_where_its_rule_only_reports(rule: dict[str, Any], moved: bool) -> None:
+    files = windows_files()
+    environment = FakeEnvironment(FakeVolume(volume(), files))
+    files.fail["rename"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run(environment)
+    del files.fail["rename"]
+    if moved:
+        files.root.children["Windows"].children["System32"].children["drivers"].children["CrowdStrike"].children.clear()
+    before = files.paths()
+    files.changes.clear()
+    reporting = config(rules=(Rule(**{**vars(BUILT_IN_RULES[0]), **rule}),))
+    receipt = run(environment, reporting, run_id="20240720T110000Z-00000000")
+    assert receipt.verdict is Verdict.REPORTED
+    assert any(f"an interrupted run, {RUN_ID}, waits" in note for note in receipt.volumes[0].notes)
+    assert (files.changes, files.paths()) == ([], before)
+
+
+def test_what_was_moved_is_told_on_a_volume_that_is_left_alone() -> None:
+    files = windows_files()
+    files.add_link(f"{CHANNEL_FOLDER}\\C-00000291-00000000-00000099.sys")
+    receipt = run(FakeEnvironment(FakeVolume(volume(), files)))
+    assert receipt.verdict is Verdict.LEFT_ALONE
+    assert FAULTY_PATH not in files.paths()
+    assert receipt.volumes[0].detail.endswith("; done all the same: 1 file moved to quarantine")
+    assert "done all the same: 1 file moved to quarantine" in receipt.sentence
+
+
 def test_a_rule_that_deletes_says_so() -> None:
     rule = Rule(**{**vars(BUILT_IN_RULES[0]), "action": Action.DELETE})
     files = windows_files()
