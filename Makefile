@@ -27,7 +27,7 @@ iso: $(VENV)/.project ## Build dist/bluelift-linux.iso; with WINDOWS_ISO=path: d
 winpe-demo: $(VENV)/.project $(VENV)/.system ## Watch a WinPE image repair two drives under Wine, without any Windows media
 	@$(BIN)/bluelift demo -o build/demo
 
-test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs what they need through apt
+test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests but torture; installs what they need through apt
 	@echo "[1/3] lint (ruff)"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -35,7 +35,7 @@ test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs wh
 	@$(BIN)/mypy
 	@$(BIN)/mypy --platform win32 --exclude NOTHING payload/environment/windows*.py
 	@echo "[3/3] tests, and at least 95% of payload/ covered"
-	@$(BIN)/pytest -n 2 --dist loadfile --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
+	@$(BIN)/pytest -n 2 --dist loadfile -m 'not torture' --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
 	@echo "done: lint, types, tests and coverage are fine"
 	@echo
 	@echo "What to do next:"
