@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -122,7 +123,8 @@ def test_a_second_build_takes_less_than_two_seconds_and_makes_nothing(default_bu
 
 
 def test_a_changed_profile_rebuilds_only_what_depends_on_it(default_build: Built, tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("contact: 'Tel. 1'\noutput: mine\n")
+    new_every_time = secrets.token_hex(8)  # the cache is the user's own and remembers earlier runs
+    (tmp_path / "p.yaml").write_text(f"contact: 'Tel. {new_every_time}'\noutput: mine\n")
     planned = bluelift("plan", "p.yaml", "--json", cwd=tmp_path)
     steps = {step["name"]: step for step in json.loads(planned.stdout)["steps"]}
     assert [name for name, step in steps.items() if not step["cached"]] == ["payload-segment", "iso", "manifest"]
