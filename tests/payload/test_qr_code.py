@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import qrcode
 import zxingcpp
@@ -18,7 +20,7 @@ _KEY_AND_SERIAL = "C3E4B5A6-1F2D-4E7C-9A8B-0D1E2F3A4B5C VMWARE-56 4D"
 
 
 def library(text: str, mask: int) -> Matrix:
-    mode = MODE_ALPHA_NUM if set(text) <= set(_ALPHANUMERIC) else MODE_8BIT_BYTE
+    mode: Literal[2, 4] = MODE_ALPHA_NUM if set(text) <= set(_ALPHANUMERIC) else MODE_8BIT_BYTE
     code = qrcode.QRCode(error_correction=ERROR_CORRECT_L, mask_pattern=mask, border=0)
     code.add_data(QRData(text.encode(), mode=mode))
     code.make(fit=True)
