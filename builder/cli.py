@@ -23,7 +23,7 @@ examples:
   bluelift init my.yaml && bluelift build my.yaml   an image of your own
 
 exit codes: 0 done, 2 usage, 3 profile, 4 tool missing, 5 tool failed, 6 base media, 7 output,
-8 not an image, 9 verification failed, 10 template, 70 a defect of Bluelift, 130 interrupted
+8 not an image, 9 verification failed, 10 template, 11 keys, 70 a defect of Bluelift, 130 interrupted
 """
 
 
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_freeze(commands)
     _add_demo(commands)
+    _add_keys(commands)
     _add_clean(commands)
     _add_init(commands)
     _add_schema(commands)
@@ -242,6 +243,40 @@ def _add_freezing(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--windows-python", type=Path, metavar="FILE", help="your own embeddable or NuGet package of Python 3.11.9"
     )
+
+
+def _add_keys(commands: _Commands) -> None:
+    parser = _command(
+        commands,
+        "keys",
+        "put BitLocker recovery passwords into an encrypted vault for the stick",
+        "bluelift keys import entra-export.json ad-export.ldif -o keys.vault\n"
+        "bluelift keys list keys.vault\n"
+        "bluelift keys subset keys.vault --hosts branch.txt -o branch.vault\n"
+        "bluelift keys rekey keys.vault",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    add = actions.add_parser("import", help="recovery passwords from CSV, JSON, LDIF or text files into a new vault")
+    add.add_argument("files", nargs="+", type=Path, metavar="FILE", help="exports of Entra ID, Active Directory, CrowdStrike's CSV, manage-bde's output ...")  # fmt: skip  # noqa: E501
+    show = actions.add_parser("list", help="the key ids in a vault; no secrets")
+    part = actions.add_parser("subset", help="a vault with some of the keys, under the same passphrase")
+    part.add_argument("--key-ids", type=Path, metavar="FILE", help="keep these key ids, one a line")
+    again = actions.add_parser("rekey", help="the same keys under a new passphrase")
+    for action in (show, part, again):
+        action.add_argument("vault", type=Path, metavar="VAULT", help="the vault")
+        action.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line instead of typing it")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    for action in (part, again):
+        action.add_argument("--hosts", type=Path, metavar="FILE", help="computer names, one a line")
+    for action in (add, part, again):
+        replaced = " (default: VAULT is replaced)" if action is again else ""
+        action.add_argument("-o", "--output", type=Path, required=action is not again, metavar="VAULT", help=f"the new vault{replaced}")  # fmt: skip  # noqa: E501
+        action.add_argument("--force", action="store_true", help="replace a file that is there")
+    for action in (add, again):
+        own = action.add_argument_group("the new passphrase (one is made up where none of these is given)")
+        own.add_argument("--ask", action="store_true", help="type your own")
+        own.add_argument("--new-passphrase-file", type=Path, metavar="FILE", help="the first line of a file")
+        own.add_argument("--weak", action="store_true", help="take it even where it is easily guessed")
 
 
 def _add_clean(commands: _Commands) -> None:

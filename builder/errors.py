@@ -96,3 +96,9 @@ class TemplateError(BuilderError):
     """A template uses a name that nobody gave, is no template, or makes what its target cannot use."""
 
     exit_code = 10
+
+
+class KeysError(BuilderError):
+    """Keys or a vault that cannot be used: damaged, another passphrase, too weak a one, nothing left of it."""
+
+    exit_code = 11

@@ -49,11 +49,15 @@ def parse(text: str) -> bytes:
         raise RecoveryPasswordError("it has something other than digits and dashes")
     if len(digits) != GROUPS * GROUP_DIGITS:
         raise RecoveryPasswordError(f"it has {len(digits)} digits instead of {GROUPS * GROUP_DIGITS}")
-    groups = [digits[i : i + GROUP_DIGITS] for i in range(0, len(digits), GROUP_DIGITS)]
-    for number, group in enumerate(groups, 1):
-        if problem := group_problem(group):
+    quotients = []
+    for start in range(0, len(digits), GROUP_DIGITS):
+        quotient, rest = divmod(int(digits[start : start + GROUP_DIGITS]), _DIVISOR)
+        if rest or quotient > _LARGEST:
+            number = start // GROUP_DIGITS + 1
+            problem = group_problem(digits[start : start + GROUP_DIGITS])
             raise RecoveryPasswordError(f"group {number} {problem}", group=number)
-    return _KEY.pack(*(int(group) // _DIVISOR for group in groups))
+        quotients.append(quotient)
+    return _KEY.pack(*quotients)
 
 
 def text_of(key: bytes) -> str:

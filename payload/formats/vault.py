@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import BinaryIO, Protocol
@@ -106,7 +106,7 @@ class VaultHeader:
         return HEADER_SIZE + self.records * RECORD_SIZE
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class VaultRecord:
     """One key: `key_id` as on disk, the 16-byte key behind the recovery password, the host's tag ("no host": zeros)."""
 
@@ -174,6 +174,20 @@ class Vault:
         self.header = header
         self.keys = keys
 
+    @classmethod
+    def of_keys(cls, stream: BinaryIO, derive: Callable[[VaultHeader], VaultKeys], cipher: Cipher) -> Vault:
+        """The vault in `stream` with the keys that `derive` gives. Raises VaultDamaged, WrongPassphrase, OSError."""
+        start = stream.read(HEADER_SIZE) if stream.seek(0) == 0 else b""
+        header = read_header(start)
+        if stream.seek(0, 2) != header.vault_size:
+            size = stream.tell()
+            raise VaultDamaged(f"it has {size} bytes instead of {header.vault_size}: it was cut off or added to")
+        keys = derive(header)
+        check = start[-_CHECK:]
+        if not hmac.compare_digest(check, _mac(keys.check, start[:-_CHECK])):
+            raise WrongPassphrase("the passphrase is not this vault's")
+        return cls(stream, header, keys, check, cipher)
+
     def find(self, key_id: bytes) -> VaultRecord | None:
         """The record of a key id (16 bytes as on disk), None where there is none. Raises VaultDamaged, OSError."""
         tag = self.keys.tag(key_id)
@@ -218,15 +232,7 @@ class Vault:
 
 def open_vault(stream: BinaryIO, passphrase: str, cipher: Cipher) -> Vault:
     """The vault in `stream`, a seekable file. Raises VaultDamaged, WrongPassphrase, OSError."""
-    start = stream.read(HEADER_SIZE) if stream.seek(0) == 0 else b""
-    header = read_header(start)
-    if stream.seek(0, 2) != header.vault_size:
-        raise VaultDamaged(f"it has {stream.tell()} bytes instead of {header.vault_size}: it was cut off or added to")
-    keys = derive_keys(passphrase, header, cipher)
-    check = start[-_CHECK:]
-    if not hmac.compare_digest(check, _mac(keys.check, start[:-_CHECK])):
-        raise WrongPassphrase("the passphrase is not this vault's")
-    return Vault(stream, header, keys, check, cipher)
+    return Vault.of_keys(stream, lambda header: derive_keys(passphrase, header, cipher), cipher)
 
 
 class TagsCollide(VaultError):
