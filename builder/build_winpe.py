@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder import RELEASE_EPOCH, __version__, resources
+from builder.base_check import check_base_once
 from builder.bcd import BcdFirmware, edit_store, new_store
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
@@ -187,6 +188,9 @@ class _Work:
         from builder.winpe_files import PAYLOAD_FOLDER, winpe_files  # noqa: PLC0415
         from payload.contract import MEDIUM_FOLDER  # noqa: PLC0415
 
+        check_base_once(
+            self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=step
+        )
         config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
         puts = [Put(target=f"{PAYLOAD_FOLDER}/{f.path}", source=f.content) for f in self.payload.payload.files]
         puts += [Put(target=inside, source=path) for inside, path in self.base.drivers.items()]

@@ -60,6 +60,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.base": (7, "base"),
     "builder.verify": (8, "verify"),
     "builder.packages": (8, "packages"),
+    "builder.base_check": (8, "base_check"),
     "builder.portable": (7, "freeze"),
     "builder.windows_payload": (8, "freeze"),
     "builder.report": (8, "report"),

@@ -69,12 +69,16 @@ class Choice:
 
 
 def choose_image(wim: Wim, wanted: Wanted) -> Choice:
-    """Choose an image. Raises BaseMediaError naming every image and what it lacks when none qualifies."""
+    """Choose an image. Raises BaseMediaError naming every image and what it lacks when none qualifies, ImageError where
+    an image's folders are damaged."""
     if wanted.index is not None:
         wim.image(wanted.index)
     lacking = {image.index: missing(wim, image, wanted) for image in wim.images}
     candidates = [i for i in wim.images if not lacking[i.index] and wanted.index in (None, i.index)]
     if not candidates:
+        for image in wim.images:
+            # Files that folders lost to damage are not lacking.
+            wim.check(image.index)
         raise _none_qualifies(wim, wanted, lacking)
     chosen = min(candidates, key=lambda image: (image.size, image.index))
     rejected = tuple(
