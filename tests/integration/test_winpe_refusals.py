@@ -8,57 +8,31 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builder.bcd import BcdFirmware, BcdSettings, new_store
-from builder.errors import ToolMissing
-from builder.frozen import payload_of
 from builder.verify.standin_iso import write_microsoft_iso
 from builder.wim_format import Compression
-from builder.wim_library import library
-from tests.unit.pe_maker import pe_file
-from tests.unit.wim_maker import BITLOCKER_FILES, PE_FILES, libwim_wim, plain_wim
-from tests.unit.windows_media_maker import EPOCH, windows_iso
-from tests.winpe_builds import ROOT, bluelift
+from tests.unit.wim_maker import PE_FILES, libwim_wim, plain_wim
+from tests.unit.windows_media_maker import EPOCH
+from tests.winpe_builds import ROOT, SMALL_WINPE, bluelift, libwim_is_missing, small_iso, small_payload
 
 SAMPLES = ROOT.parent / "shared" / "testdata" / "wim"
 INF = b"""[Version]\nSignature="$WINDOWS NT$"\nClass=SCSIAdapter\nProvider="Contoso"\nCatalogFile=c.cat\n
 [Manufacturer]\n"Contoso"=Models,NTamd64\n[Models.NTamd64]\n"Disk"=Install,PCI\\VEN_1234\n
 [Install]\nCopyFiles=Files\n[Files]\nc.sys\n[SourceDisksNames]\n1="d"\n[SourceDisksFiles]\nc.sys=1\n"""
-WINPE = {**PE_FILES, **BITLOCKER_FILES}
 NAME = "bluelift-winpe.iso"
 
 
-def _libwim_is_missing() -> bool:
-    try:
-        library()
-    except ToolMissing:
-        return True
-    return False
-
-
-pytestmark = pytest.mark.skipif(_libwim_is_missing(), reason="libwim is not installed")
-
-
-def media(path: Path, wim: bytes | Path | None = None, more: Mapping[str, bytes | Path | None] | None = None) -> Path:
-    """A Windows install ISO that a build takes; `wim` is its boot.wim."""
-    if wim is None:
-        wim = libwim_wim(path.with_suffix(".wim"), [WINPE], boot_index=1)
-    stores = {firmware.value: new_store(firmware, BcdSettings(timeout=30), epoch=EPOCH) for firmware in BcdFirmware}
-    return windows_iso(path, {**stores, "sources/boot.wim": wim, **(more or {})})
+pytestmark = pytest.mark.skipif(libwim_is_missing(), reason="libwim is not installed")
 
 
 @pytest.fixture(scope="module")
 def payload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A frozen payload as far as the builder looks at one."""
-    folder: Path = tmp_path_factory.mktemp("payload")
-    runtime = pe_file(["KERNEL32.dll"])
-    program = pe_file(["KERNEL32.dll", "VCRUNTIME140.dll"])
-    payload_of({"payload.exe": program, "_internal/vcruntime140.dll": runtime}).write(folder)
-    return folder
+    return small_payload(tmp_path_factory.mktemp("payload"))
 
 
 def refused(
@@ -82,7 +56,7 @@ def refused(
 
 
 def test_without_a_fault_it_is_built(payload: Path, tmp_path: Path) -> None:
-    iso = media(tmp_path / "x.iso")
+    iso = small_iso(tmp_path / "x.iso")
     (tmp_path / "vmd").mkdir()
     for name, content in (("c.inf", INF), ("c.sys", b"MZ"), ("c.cat", b"cat")):
         (tmp_path / "vmd" / name).write_bytes(content)
@@ -101,7 +75,7 @@ def no_iso(path: Path) -> None:
 
 
 def linux_iso(path: Path) -> None:
-    media(path, None, {"sources/boot.wim": None, "casper/vmlinuz": b"kernel"})
+    small_iso(path, None, {"sources/boot.wim": None, "casper/vmlinuz": b"kernel"})
 
 
 def other_iso(path: Path) -> None:
@@ -109,58 +83,60 @@ def other_iso(path: Path) -> None:
 
 
 def esd_only(path: Path) -> None:
-    media(path, None, {"sources/boot.wim": None, "sources/install.esd": b"MSWIM"})
+    small_iso(path, None, {"sources/boot.wim": None, "sources/install.esd": b"MSWIM"})
 
 
 def truncated_iso(path: Path) -> None:
-    media(path)
+    small_iso(path)
     os.truncate(path, path.stat().st_size * 2 // 3)
 
 
 def truncated_wim(path: Path) -> None:
-    wim = libwim_wim(path.with_suffix(".wim"), [WINPE], boot_index=1).read_bytes()
-    media(path, wim[: len(wim) // 2])
+    wim = libwim_wim(path.with_suffix(".wim"), [SMALL_WINPE], boot_index=1).read_bytes()
+    small_iso(path, wim[: len(wim) // 2])
 
 
 def solid_wim(path: Path) -> None:
     wim = path.with_suffix(".esd")
-    media(path, libwim_wim(wim, [WINPE], boot_index=1, compression=Compression.LZMS))
+    small_iso(path, libwim_wim(wim, [SMALL_WINPE], boot_index=1, compression=Compression.LZMS))
 
 
 def split_wim(path: Path) -> None:
-    wim = bytearray(plain_wim(sorted(WINPE.items())))
+    wim = bytearray(plain_wim(sorted(SMALL_WINPE.items())))
     wim[42] = 2
-    media(path, bytes(wim))
+    small_iso(path, bytes(wim))
 
 
 def cyclic_wim(path: Path) -> None:
-    media(path, plain_wim(sorted(WINPE.items()), cycle=True))
+    small_iso(path, plain_wim(sorted(SMALL_WINPE.items()), cycle=True))
 
 
 def escaping_wim(path: Path) -> None:
-    media(path, plain_wim([*sorted(WINPE.items()), ("..\\..\\evil.exe", b"MZ")]))
+    small_iso(path, plain_wim([*sorted(SMALL_WINPE.items()), ("..\\..\\evil.exe", b"MZ")]))
 
 
 def flipped_bit(path: Path) -> None:
     """One bit of a compressed file that nothing of the build looks at."""
-    wim = libwim_wim(path.with_suffix(".wim"), [{**WINPE, "Windows/large.bin": b"abcdefgh" * 20_000}], boot_index=1)
+    wim = libwim_wim(
+        path.with_suffix(".wim"), [{**SMALL_WINPE, "Windows/large.bin": b"abcdefgh" * 20_000}], boot_index=1
+    )
     data = bytearray(wim.read_bytes())
     place = _resource_of(wim, "Windows/large.bin")
     data[place] ^= 0x10
-    media(path, bytes(data))
+    small_iso(path, bytes(data))
 
 
 def no_manage_bde(path: Path) -> None:
-    media(path, libwim_wim(path.with_suffix(".wim"), [PE_FILES], boot_index=1))
+    small_iso(path, libwim_wim(path.with_suffix(".wim"), [PE_FILES], boot_index=1))
 
 
 def lacks_a_dll(path: Path) -> None:
-    files = {name: content for name, content in WINPE.items() if "KERNEL32" not in name}
-    media(path, libwim_wim(path.with_suffix(".wim"), [files], boot_index=1))
+    files = {name: content for name, content in SMALL_WINPE.items() if "KERNEL32" not in name}
+    small_iso(path, libwim_wim(path.with_suffix(".wim"), [files], boot_index=1))
 
 
 def another_bcd(path: Path) -> None:
-    media(path, None, {"boot/bcd": b"regf"})
+    small_iso(path, None, {"boot/bcd": b"regf"})
 
 
 def _resource_of(path: Path, name: str) -> int:
@@ -212,10 +188,10 @@ def test_samples_of_damaged_and_hostile_wims(kind: str, sample: str, said: str, 
     wim = Path(shutil.copy(SAMPLES / sample, tmp_path / "s.wim"))
     given: tuple[str, ...]
     if kind == "winre":
-        media(tmp_path / "lender.iso")
+        small_iso(tmp_path / "lender.iso")
         given = ("--winre", "s.wim", "--media", "lender.iso")
     else:
-        media(tmp_path / "x.iso", wim)
+        small_iso(tmp_path / "x.iso", wim)
         given = ("--windows-iso", "x.iso")
     refused(tmp_path, "winpe", *given, "--payload-exe", payload, code=8, said=said)
 
@@ -238,7 +214,7 @@ import atexit; atexit.register(lambda: print('opened', opened[0]))"""
 
 
 def test_a_source_that_shrinks_while_it_is_read(payload: Path, tmp_path: Path) -> None:
-    iso = media(tmp_path / "whole.iso")
+    iso = small_iso(tmp_path / "whole.iso")
     argv = ("winpe", "--windows-iso", "x.iso", "--payload-exe", payload)
     shutil.copy(iso, tmp_path / "x.iso")
     prelude = f"exec({_SHRINK.format(number=0)!r})"
@@ -258,7 +234,7 @@ def test_a_source_that_shrinks_while_it_is_read(payload: Path, tmp_path: Path) -
 
 
 def test_a_driver_folder_with_missing_files(payload: Path, tmp_path: Path) -> None:
-    media(tmp_path / "x.iso")
+    small_iso(tmp_path / "x.iso")
     (tmp_path / "vmd").mkdir()
     (tmp_path / "vmd" / "c.inf").write_bytes(INF)
     (tmp_path / "p.yaml").write_text("environment: winpe\ndrivers: [vmd]\n")
@@ -288,7 +264,7 @@ def test_a_driver_folder_with_missing_files(payload: Path, tmp_path: Path) -> No
     ids=["no room for boot.wim", "no room for the ISO", "a template's undefined variable", "no libwim"],
 )
 def test_the_machine(prelude: str, code: int, said: str, payload: Path, tmp_path: Path) -> None:
-    media(tmp_path / "x.iso")
+    small_iso(tmp_path / "x.iso")
     shutil.copytree(ROOT / "templates", tmp_path / "templates")
     (tmp_path / "templates" / "winpe" / "startnet.cmd.j2").write_text("{{ nobody }}")
     path = f"sys.path.insert(0, {str(ROOT)!r})"
@@ -300,7 +276,7 @@ def test_the_machine(prelude: str, code: int, said: str, payload: Path, tmp_path
 
 def test_no_wine(tmp_path: Path) -> None:
     """Said before anything is downloaded: with or without a network the answer is the same."""
-    media(tmp_path / "x.iso")
+    small_iso(tmp_path / "x.iso")
     for more in ((), ("--offline",)):
         refused(
             tmp_path, "winpe", "--windows-iso", "x.iso", *more,
@@ -309,7 +285,7 @@ def test_no_wine(tmp_path: Path) -> None:
 
 
 def test_a_payload_that_was_changed(payload: Path, tmp_path: Path) -> None:
-    media(tmp_path / "x.iso")
+    small_iso(tmp_path / "x.iso")
     shutil.copytree(payload, tmp_path / "given")
     (tmp_path / "given" / "payload.exe").write_bytes(b"MZ another")
     argv = ("winpe", "--windows-iso", "x.iso", "--payload-exe", "given")

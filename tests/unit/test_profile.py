@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from builder import profile, yaml_lines
 from builder.bcd import BcdSettings, EmsPort
 from builder.errors import ProfileError, UsageError
 from builder.keyboards import WINDOWS, windows_layout
-from builder.profile_schema import json_schema
+from builder.profile_schema import BcdSection, ProfileFile, json_schema
 from builder.winpe_files import startnet_cmd
 from payload.contract import Action, AfterRepair, HibernatedVolumes, PayloadConfig, Policy
 from payload.formats.records import from_json, to_json
@@ -104,9 +106,40 @@ def test_a_full_winpe_profile(tmp_path: Path) -> None:
 
 
 def test_the_commented_winpe_profile_says_what_the_defaults_are() -> None:
-    commented = profile.load(profile.find("winpe"))
-    bare = parse("environment: winpe\n")
-    assert (commented.winpe, commented.output, commented.volume_id) == (bare.winpe, bare.output, bare.volume_id)
+    commented, bare = profile.load(profile.find("winpe")), parse("environment: winpe\n")
+    assert commented == replace(bare, label="winpe.yaml", sha256=commented.sha256)
+
+
+@pytest.mark.parametrize("name", ["linux", "winpe"])
+def test_every_key_has_its_place_in_the_commented_profile(tmp_path: Path, name: str) -> None:
+    """With every commented key uncommented it is accepted, and no key of the schema is missing."""
+    text = profile.find(name).read_text()
+    uncommented = re.sub(r"^( *)# ?( *(?!true:)(?:- )?[a-z_]+:(?: .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+    assert uncommented != text
+    for folder in ("debs", "drivers/vmd", "payload"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("Win11.iso", "debian-archive-keyring.gpg", "winpe.jpg"):
+        (tmp_path / file).write_bytes(b"\xff\xd8\xff\xe0")
+    # What lends boot files is for winre, a mirror and a folder of packages are two ways to the same.
+    uncommented = uncommented.replace("kind: windows-iso", "kind: winre")
+    uncommented = re.sub(r"^  (debs): .*\n", "", uncommented, flags=re.MULTILINE)
+    read = parse(uncommented, tmp_path)
+    assert [rule.id for rule in read.rules] == ["crowdstrike-channel-291", "contoso-agent-content"]
+    keys = yaml_lines.read(uncommented.encode()).data
+    assert isinstance(keys, dict)
+    fields = ProfileFile.model_fields
+    winpe_only = {key for key, field in fields.items() if (field.description or "").startswith("winpe: ")}
+    assert set(fields) - (winpe_only if name == "linux" else set()) == set(keys)
+    if name == "winpe":
+        assert set(keys["bcd"]) == set(BcdSection.model_fields)
+        assert set(keys["base"]) == {"kind", "path", "media", "index"}
+
+
+def test_what_both_commented_profiles_explain_they_explain_alike() -> None:
+    first, last = "# Shown on the technician's screen.", "disk_wait: 30\n"
+    texts = [profile.find(name).read_text() for name in ("linux", "winpe")]
+    parts = [text[text.index(first) : text.index(last)] for text in texts]
+    assert parts[0] == parts[1]
 
 
 @pytest.mark.parametrize("name", [*WINDOWS, *WINDOWS.values()])
