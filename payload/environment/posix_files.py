@@ -245,6 +245,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def unprotectable(root: Path) -> str:
+    """Why nothing below `root` can be protected from users, in words; empty where it can. Raises OSError."""
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _descriptor_of(folder) is not None or (kind := _file_system(folder)) in _POSIX_FILE_SYSTEMS:
+            return ""
+    finally:
+        os.close(folder)
+    return f"its file system ({kind or 'unknown'}) shows no access lists"
+
+
 def _sync(descriptor: int) -> None:
     """fsync; some FUSE and network file systems do not know it for folders and say so by EINVAL."""
     try:
