@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from builder.console import size_text
 from builder.errors import BaseMediaError
 from builder.wim import Wim
 from builder.wim_build import Rename
@@ -139,7 +140,7 @@ def _why_not(image: WimImageInfo, chosen: WimImageInfo, wanted: Wanted) -> str:
         return f"The profile asks for image {wanted.index}."
     if image.size == chosen.size:
         return "It qualifies, but comes later."
-    return f"It qualifies, but is larger ({image.size} bytes, not {chosen.size})."
+    return f"It qualifies, but is larger by {size_text(image.size - chosen.size)}."
 
 
 def _notes(wim: Wim, chosen: WimImageInfo, wanted: Wanted) -> tuple[str, ...]:

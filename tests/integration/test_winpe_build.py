@@ -187,4 +187,5 @@ def test_a_base_without_the_boot_files_of_2023_names_them(tmp_path: Path) -> Non
     done = bluelift("build", "p.yaml", "--windows-iso", "old.iso", "-o", "dist", cwd=tmp_path)
     assert done.returncode == 6, done.stderr
     assert "bootmgfw_EX.efi" in done.stderr and "boot.stl" in done.stderr
+    assert "media of April 2024 or later have these files" in done.stderr
     assert list((tmp_path / "dist").iterdir()) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.base.windows_iso import read_iso
+from builder.media.iso9660 import IsoImage, Tree
 from builder.verify.winpe_image import boot_wim_of
 from tests.integration.test_winpe_refusals import INF, refused
 from tests.unit.pe_maker import AMD64, ARM64, pe_file
@@ -61,7 +62,8 @@ def test_arm64_media_are_recognised_and_inspected(tmp_path: Path) -> None:
     assert [image["architecture"] for image in windows["boot_wim"]["images"]] == ["arm64"]
     loaders = {file["path"]: file["machine"] for file in windows["boot_files"]}
     assert loaders["efi/boot/bootaa64.efi"] == "ARM64"
-    assert any("arm64" in sentence.lower() for sentence in windows["missing"]), windows["missing"]
+    assert any("It is for arm64, the payload for x64" in sentence for sentence in windows["missing"])
+    assert any("--payload-exe" in sentence for sentence in windows["missing"]), windows["missing"]
 
 
 def test_arm64_media_are_refused_without_an_arm64_payload(tmp_path: Path) -> None:
@@ -136,3 +138,54 @@ def test_the_profile_that_init_writes_builds(tmp_path: Path) -> None:
     done = bluelift("build", "winpe.yaml", "-o", "dist", "--cache", "cache", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "dist").iterdir()} == {NAME, "manifest.json", "SHA256SUMS"}
+
+
+def test_a_winre_that_starts_something_of_its_own(tmp_path: Path) -> None:
+    """Its winpeshl.ini, in capitals as Windows does not mind, is replaced: there is one, and it starts Bluelift."""
+    own = "Windows/System32/WINPESHL.INI"
+    files = {**SMALL_WINPE, own: b"[LaunchApp]\r\nAppPath=X:\\sources\\recovery\\recenv.exe\r\n"}
+    libwim_wim(tmp_path / "winre.wim", [files], boot_index=1)
+    small_iso(tmp_path / "lender.iso")
+    payload = small_payload(tmp_path / "payload")
+    argv = ("build", "--winre", "winre.wim", "--media", "lender.iso", "--payload-exe", payload, "--cache", "cache")
+    done = bluelift(*argv, "-o", "dist", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wim = boot_wim_of(tmp_path / "dist" / NAME)
+    found = [entry for entry in wim.list_folder(1, "Windows/System32") if entry.path.lower().endswith("winpeshl.ini")]
+    assert len(found) == 1
+    assert b"startnet.cmd" in wim.read_entry(found[0]) and b"recenv" not in wim.read_entry(found[0])
+
+
+@pytest.mark.parametrize(
+    ("profile", "line", "said"),
+    [
+        ("bcd: {ems: 1}\nserial: ttyS0", 2, "EMS takes COM1, where receipts go"),
+        ("keyboard: klingon", 2, "there is no layout"),
+        ("drivers: [nowhere]", 2, "there is no folder"),
+        ("boot_ca: 2012\nlayout: hfs\nprompt: maybe", 2, "3 problems in the profile"),
+        ("prmpt: true", 2, "unknown key; did you mean prompt"),
+    ],
+)
+def test_profiles_that_are_refused(profile: str, line: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(f"environment: winpe\n{profile}\n")
+    shown = refused(tmp_path, "p.yaml", "--windows-iso", "not-even-looked-at.iso", code=3, said=said)
+    assert f"p.yaml:{line}: " in shown
+
+
+@pytest.mark.parametrize("layout", ["bridge", "microsoft"])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_prompt_and_layout(prompt: bool, layout: str, tmp_path: Path) -> None:
+    small_iso(tmp_path / "x.iso")
+    payload = small_payload(tmp_path / "payload")
+    (tmp_path / "p.yaml").write_text(f"environment: winpe\nprompt: {str(prompt).lower()}\nlayout: {layout}\n")
+    argv = ("build", "p.yaml", "--windows-iso", "x.iso", "--payload-exe", payload, "--cache", "cache")
+    assert bluelift(*argv, "-o", "dist", cwd=tmp_path).returncode == 0
+    report = json.loads(bluelift("inspect", f"dist/{NAME}", "--json", cwd=tmp_path).stdout)
+    windows = report["windows"]
+    assert (windows["prompt_bios"], windows["prompt_uefi"]) == (prompt, prompt)
+    with (tmp_path / "dist" / NAME).open("rb") as stream:
+        image = IsoImage(stream, stream.seek(0, 2))
+        on_iso9660 = [entry.path for entry in image.files(Tree.PRIMARY)]
+    # Microsoft's media show one file to who cannot read UDF.
+    assert (len(on_iso9660) > 5) == (layout == "bridge")
+    assert image.udf and (image.joliet is not None) == (layout == "bridge")
