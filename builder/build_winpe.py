@@ -95,7 +95,7 @@ def forecast_winpe(profile: Profile, options: BuildOptions, cache: Cache) -> For
     needs = _known_needs(freezing, cache)
     notes: tuple[str, ...] = ()
     if needs is None:
-        notes = ("What the payload needs of the base is known once it is frozen; the image may then be another.",)
+        notes = ("The payload is not frozen yet: what it needs of the base may still lead to another image.",)
     base = choose(profile, media, wim, needs or (), machine=freezing.machine)
     plan = make_winpe_plan(profile, _facts(freezing, cache, base if needs is not None else None))
     steps = tuple(_forecast(step, cache) for step in plan.steps)

@@ -189,3 +189,22 @@ def test_prompt_and_layout(prompt: bool, layout: str, tmp_path: Path) -> None:
     # Microsoft's media show one file to who cannot read UDF.
     assert (len(on_iso9660) > 5) == (layout == "bridge")
     assert image.udf and (image.joliet is not None) == (layout == "bridge")
+
+
+def test_plan_names_both_images(tmp_path: Path) -> None:
+    small_iso(tmp_path / "x.iso")
+    (tmp_path / "p.yaml").write_text("environment: winpe\nboot_ca: both\noutput: rescue\n")
+    payload = small_payload(tmp_path / "payload")
+    done = bluelift("plan", "p.yaml", "--windows-iso", "x.iso", "--payload-exe", payload, "--json", cwd=tmp_path)
+    # The stand-in is too old for 2023.
+    assert (done.returncode, "too old for boot_ca 2023" in done.stderr) == (6, True)
+    arm64_iso(tmp_path / "arm64.iso")
+    payload = small_payload(tmp_path / "arm64", ARM64)
+    argv = ("plan", "p.yaml", "--windows-iso", "arm64.iso", "--payload-exe", payload, "--cache", "cache")
+    shown = bluelift(*argv, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "rescue-2011.iso and rescue-2023.iso" in shown.stdout
+    data = json.loads(bluelift(*argv, "--json", cwd=tmp_path).stdout)
+    assert data["outputs"] == ["rescue-2011.iso", "rescue-2023.iso"]
+    assert any("not frozen yet" in note for note in data["notes"])
+    assert not (tmp_path / "cache").exists()
