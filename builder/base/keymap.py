@@ -20,6 +20,8 @@ _REASON = "make the keyboard's keymap"
 _TIME_LIMIT = 60
 #: Ends ckbcomp's own text. After it comes what this machine's /etc/console-setup says.
 _LAST_LINE = "strings as usual\n"
+#: What ckbcomp says of a variant that its layout lacks; it goes on without.
+_NOT_FOUND = b"Can not find"
 _MAGIC, _MAPS, _KEYS = b"bkeymap", 256, 128
 
 
@@ -41,10 +43,13 @@ def console_keymap(root: Path, name: str, *, step: Step) -> bytes:
 
     Raises BaseMediaError where the packages have no such layout, ToolFailed in their programs' own words.
     """
-    written = run(ckbcomp_command(root, name), reason=_REASON, time_limit=_TIME_LIMIT).text
-    keymap, last_line, _ = written.partition(_LAST_LINE)
-    if not last_line:
-        raise BaseMediaError(f"ckbcomp wrote no keymap for {name}", hint="Are console-setup and xkb-data there?")
+    written = run(ckbcomp_command(root, name), reason=_REASON, time_limit=_TIME_LIMIT)
+    keymap, last_line, _ = written.text.partition(_LAST_LINE)
+    if not last_line or _NOT_FOUND in written.stderr:
+        raise BaseMediaError(
+            f"ckbcomp wrote no keymap for {name} ({' '.join(XKB[name])})",
+            hint="xkb-data renamed a layout; see builder/keyboards.py.",
+        )
     table = run(loadkeys_command(root), reason=_REASON, time_limit=_TIME_LIMIT, stdin=keymap.encode()).stdout
     maps = table[len(_MAGIC) : len(_MAGIC) + _MAPS].count(1)
     if not maps or not table.startswith(_MAGIC) or len(table) != len(_MAGIC) + _MAPS + 2 * _KEYS * maps:

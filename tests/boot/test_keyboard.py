@@ -1,0 +1,148 @@
+"""The technician's keyboard: keys pressed by QEMU, as scan codes of their places, arrive as what is printed on them.
+
+The image's own shell is the witness: what is typed there (a pipe, a redirection and the sentence itself) goes out by
+the serial port.
+"""
+
+from __future__ import annotations
+
+import base64
+import lzma
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder import cpio, profile
+from builder.build import BuildOptions, build
+from builder.cache import default_folder
+from builder.console import PlainConsole
+from builder.initramfs import KEYMAP_NAME
+from builder.verify.firmware import Firmware
+from builder.verify.machine import Machine, started, state_folder
+from builder.verify.qemu import Controller, MachineConfig
+from builder.verify.torture import direct_kernel
+from tests.integration.test_keymap import read_table
+
+#: Keys by QEMU's names, which are those of a US keyboard's places. Left out: where both keyboards have the same there.
+GERMAN = {
+    "y": "z", "z": "y", "ß": "minus", "ü": "bracket_left", "ö": "semicolon", "ä": "apostrophe",
+    "-": "slash", "/": "shift 7", '"': "shift 2", "|": "alt_r less", ">": "shift less",
+    "@": "alt_r q", "€": "alt_r e", "\\": "alt_r minus", "#": "backslash", "^": "grave_accent, spc",
+    "ê": "grave_accent, e",
+}  # fmt: skip
+FRENCH = {
+    "a": "q", "q": "a", "z": "w", "w": "z", "m": "semicolon", "&": "1", "é": "2", "-": "6", "è": "7",
+    "ç": "9", "à": "0", "1": "shift 1", "2": "shift 2", "3": "shift 3", "4": "shift 4", "6": "shift 6", "0": "shift 0",
+    "/": "shift dot", ">": "shift less", '"': "3", "|": "alt_r 6", "@": "alt_r 0", "€": "alt_r e",
+    "#": "alt_r 3", "\\": "alt_r 8", ".": "shift comma", "ù": "apostrophe", "ê": "bracket_left, e",
+}  # fmt: skip
+TYPED = {
+    "de": (GERMAN, "zyZ äöüßÄ @€#\\ ^ê 0123456789-"),
+    "fr": (FRENCH, "azqwmA éèçàù &@€#. ê 012346-"),
+}
+_COMMON = {" ": "spc", "\n": "ret", "\x04": "ctrl d"}
+_LIMIT = 90
+
+
+def chords(character: str, keyboard: dict[str, str]) -> list[list[str]]:
+    """The keys to press for one character, one chord after the other."""
+    key = character.lower()
+    pressed = keyboard.get(key) or _COMMON.get(key) or key
+    pressed = f"shift {pressed}" if character.isupper() else pressed
+    return [chord.split() for chord in pressed.split(", ")]
+
+
+def press(machine: Machine, text: str, keyboard: dict[str, str]) -> None:
+    for character in text:
+        for chord in chords(character, keyboard):
+            machine.command("send-key", keys=[{"type": "qcode", "data": key} for key in chord], hold_time=5)
+            machine.watch(0.03)
+
+
+def shown(machine: Machine, pattern: str, *, seconds: float) -> str | None:
+    """What the first group of `pattern` matches on the serial port within `seconds`."""
+    deadline = machine.seconds + seconds
+    while machine.ended is None and machine.seconds < deadline:
+        if found := re.search(pattern, machine.console, re.DOTALL):
+            return found[1]
+        machine.watch(0.1)
+    return None
+
+
+def answers(image: Path, keyboard: dict[str, str], sentence: str) -> tuple[str, bytes]:
+    """What arrives of the sentence's keys, and the kernel's keymap as busybox's dumpkmap reads it."""
+    with state_folder() as folder:
+        direct = direct_kernel(image, folder)
+        config = MachineConfig(
+            firmware=Firmware.BIOS, disk=None, controller=Controller.AHCI, uuid="11111111-2222-4333-8444-555555555555",
+            serial_number="KEYS", qmp_socket=folder / "qmp", serial_log=folder / "serial.log", memory_mib=512,
+            direct=replace(direct, append=f"{direct.append} bluelift.shell"),
+        )  # fmt: skip
+        with started(config, qemu_log=folder / "qemu.log") as machine:
+            # Nothing tells when the shell is there: a line is typed again until it is answered.
+            while shown(machine, "(here)\r\n", seconds=1) is None:
+                assert machine.ended is None
+                assert machine.seconds < _LIMIT, machine.console[-2000:]
+                press(machine, "\necho here > /dev/ttyS0\n", keyboard)
+            press(machine, "cat > /dev/ttyS0\n", keyboard)
+            press(machine, f"T {sentence} T\n\x04", keyboard)
+            arrived = shown(machine, "T (.*) T\r\n", seconds=10)
+            press(machine, "dumpkmap | base64 > /dev/ttyS0 \necho end > /dev/ttyS0\n", keyboard)
+            dumped = shown(machine, r"(Ymtl[A-Za-z0-9+/=\s]*)end\r\n", seconds=10)
+            assert arrived and dumped, machine.console[-2000:]
+            return arrived, base64.b64decode(dumped)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The default image, once for each layout."""
+    return {name: image_with(name, tmp_path_factory.mktemp(name)) for name in TYPED}
+
+
+@pytest.fixture(scope="module")
+def seen(images: dict[str, Path]) -> Iterator[dict[str, Future[tuple[str, bytes]]]]:
+    """The boots of all layouts, under way."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(answers, images[name], *typed) for name, typed in TYPED.items()}
+        pool.shutdown(cancel_futures=True)
+
+
+def image_with(keyboard: str, folder: Path) -> Path:
+    wanted = replace(profile.load(profile.find(None)), keyboard=keyboard)
+    return build(
+        wanted, BuildOptions(output=folder, cache=default_folder()), PlainConsole(out=sys.stdout, err=sys.stderr)
+    ).image
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_what_is_printed_on_the_keys_is_what_arrives(seen: dict[str, Future[tuple[str, bytes]]], name: str) -> None:
+    arrived, _ = seen[name].result()
+    assert arrived == TYPED[name][1]
+
+
+def keymap_in(initrd: bytes) -> bytes:
+    while initrd := initrd.lstrip(b"\0"):
+        stream = lzma.LZMADecompressor()
+        found = [entry.data for entry in cpio.unpack(stream.decompress(initrd)) if entry.name == KEYMAP_NAME]
+        if found:
+            return found[0]
+        initrd = stream.unused_data
+    raise AssertionError(f"{KEYMAP_NAME} is not in the initramfs")
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_the_kernel_has_the_keymap_that_is_in_the_image(
+    seen: dict[str, Future[tuple[str, bytes]]], images: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    _, dumped = seen[name].result()
+    initrd = direct_kernel(images[name], tmp_path).initrd.read_bytes()
+    kernel, image = read_table(dumped), read_table(keymap_in(initrd))
+    # dumpkmap shows maps of its own choice: Shift, AltGr, Ctrl and Alt, never three of them at once.
+    shared = kernel.keys() & image.keys()
+    assert shared >= {0, 1, 2, 4, 8}
+    assert {number: kernel[number] for number in shared} == {number: image[number] for number in shared}
