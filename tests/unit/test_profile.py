@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from builder import profile, yaml_lines
 from builder.bcd import BcdSettings, EmsPort
 from builder.errors import ProfileError, UsageError
-from builder.keyboards import WINDOWS, windows_layout
+from builder.keyboards import WINDOWS, XKB, linux_layout, windows_layout
 from builder.profile_schema import BcdSection, ProfileFile, json_schema
 from builder.winpe_files import startnet_cmd
 from payload.contract import Action, AfterRepair, HibernatedVolumes, PayloadConfig, Policy
@@ -157,6 +157,30 @@ def test_keyboards_that_are_none(name: str) -> None:
         windows_layout(name)
 
 
+def test_both_environments_know_the_same_names() -> None:
+    assert XKB.keys() == WINDOWS.keys()
+    assert len(set(WINDOWS.values())) == len(WINDOWS), "an identifier stands for one name"
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_keyboards_of_the_linux_image(name: str) -> None:
+    assert linux_layout(name) == linux_layout(name.upper()) == linux_layout(WINDOWS[name]) == name
+    assert parse(f"keyboard: {name}\n").keyboard == name, "no is the Norwegian one here"
+
+
+def test_a_keyboard_belongs_to_its_environment() -> None:
+    linux, winpe = parse("keyboard: FR\n"), parse("environment: winpe\nkeyboard: FR\n")
+    assert (linux.keyboard, linux.winpe.keyboard) == ("fr", "")
+    assert (winpe.keyboard, winpe.winpe.keyboard) == ("", "040c:0000040c")
+    assert (parse("").keyboard, linux_layout("")) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["xx", "0407", "0401:00000401", "de;", " de", "de-DE"])
+def test_keyboards_that_linux_has_not(name: str) -> None:
+    with pytest.raises(ValueError, match=r"there is no layout '.*' for linux; known are at, be, .* uk, us"):
+        linux_layout(name)
+
+
 def test_times_and_yes_no_words_stay_text() -> None:
     read = parse(
         "organisation: no\ncontact: 2024-07-19\nrules:\n  - id: a\n    pattern: a*.sys\n"
@@ -183,6 +207,9 @@ def test_times_and_yes_no_words_stay_text() -> None:
         ("environment: winpe\nboot_ca: 2012", 2, "boot_ca", "should be 2011, 2023 or 'both', found 2012"),
         ("environment: winpe\nlayout: udf", 2, "layout", "should be 'bridge' or 'microsoft'"),
         ("environment: winpe\nkeyboard: klingon", 2, "keyboard", "there is no layout 'klingon'; known are at, be"),
+        ("\nkeyboard: klingon", 2, "keyboard", "there is no layout 'klingon' for linux; known are at, be"),
+        ("keyboard: '0401:00000401'", 1, "keyboard", "there is no layout '0401:00000401' for linux"),
+        ("keyboard: 49", 1, "keyboard", "should be text (put it in quotes)"),
         ("environment: winpe\nbase:\n  kind: esd\n  path: .", 3, "base.kind", "should be 'windows-iso'"),
         ("environment: winpe\nbase:\n  kind: adk\n  path: nowhere", 4, "base.path", "does not exist"),
         ("environment: winpe\nbase:\n  kind: adk", 3, "base.kind", "needs base.path"),
