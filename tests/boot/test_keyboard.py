@@ -45,8 +45,11 @@ TYPED = {
     "de": (GERMAN, "zyZ äöüßÄ @€#\\ ^ê 0123456789-"),
     "fr": (FRENCH, "azqwmA éèçàù &@€#. ê 012346-"),
 }
-_COMMON = {" ": "spc", "\n": "ret", "\x04": "ctrl d"}
-_LIMIT = 90
+_COMMON = {" ": "spc", "\n": "ret"}
+_LIMIT = 120
+_PATIENCE = 2
+#: How often a sentence may lack a key: one that the layout has elsewhere is wrong every time.
+_LOST_KEYS = 3
 
 
 def chords(character: str, keyboard: dict[str, str]) -> list[list[str]]:
@@ -64,14 +67,21 @@ def press(machine: Machine, text: str, keyboard: dict[str, str]) -> None:
             machine.watch(0.03)
 
 
-def shown(machine: Machine, pattern: str, *, seconds: float) -> str | None:
-    """What the first group of `pattern` matches on the serial port within `seconds`."""
-    deadline = machine.seconds + seconds
-    while machine.ended is None and machine.seconds < deadline:
-        if found := re.search(pattern, machine.console, re.DOTALL):
-            return found[1]
-        machine.watch(0.1)
-    return None
+def answer(machine: Machine, lines: str, pattern: str, keyboard: dict[str, str]) -> str:
+    """What the first group of `pattern` matches of what the serial port says to `lines`.
+
+    They are typed again where nothing comes: the shell may not be there yet, and a slow machine's PS/2 queue of 16
+    bytes loses keys.
+    """
+    while machine.seconds < _LIMIT:
+        before = len(machine.console)
+        press(machine, lines, keyboard)
+        asked = machine.seconds
+        while machine.ended is None and machine.seconds < asked + _PATIENCE:
+            if found := re.search(pattern, machine.console[before:], re.DOTALL):
+                return found[1]
+            machine.watch(0.1)
+    raise AssertionError(f"no answer to {lines!r}: {machine.ended}, {machine.console[-2000:]!r}")
 
 
 def answers(image: Path, keyboard: dict[str, str], sentence: str) -> tuple[str, bytes]:
@@ -84,18 +94,13 @@ def answers(image: Path, keyboard: dict[str, str], sentence: str) -> tuple[str, 
             direct=replace(direct, append=f"{direct.append} bluelift.shell"),
         )  # fmt: skip
         with started(config, qemu_log=folder / "qemu.log") as machine:
-            # Nothing tells when the shell is there: a line is typed again until it is answered.
-            while shown(machine, "(here)\r\n", seconds=1) is None:
-                assert machine.ended is None
-                assert machine.seconds < _LIMIT, machine.console[-2000:]
-                press(machine, "\necho here > /dev/ttyS0\n", keyboard)
-            press(machine, "cat > /dev/ttyS0\n", keyboard)
-            press(machine, f"T {sentence} T\n\x04", keyboard)
-            arrived = shown(machine, "T (.*) T\r\n", seconds=10)
-            press(machine, "dumpkmap | base64 > /dev/ttyS0 \necho end > /dev/ttyS0\n", keyboard)
-            dumped = shown(machine, r"(Ymtl[A-Za-z0-9+/=\s]*)end\r\n", seconds=10)
-            assert arrived and dumped, machine.console[-2000:]
-            return arrived, base64.b64decode(dumped)
+            answer(machine, "\necho here > /dev/ttyS0\n", "(here)\r\n", keyboard)
+            typed = f"head -n 1 > /dev/ttyS0\nT {sentence} T\n"
+            arrived = answer(machine, typed, "T (.*) T\r\n", keyboard)
+            for _ in range(_LOST_KEYS):
+                arrived = arrived if arrived == sentence else answer(machine, typed, "T (.*) T\r\n", keyboard)
+            dump = "dumpkmap | base64 > /dev/ttyS0\necho end > /dev/ttyS0\n"
+            return arrived, base64.b64decode(answer(machine, dump, r"(Ymtl[A-Za-z0-9+/=\s]*)end\r\n", keyboard))
 
 
 @pytest.fixture(scope="module")
@@ -145,4 +150,5 @@ def test_the_kernel_has_the_keymap_that_is_in_the_image(
     # dumpkmap shows maps of its own choice: Shift, AltGr, Ctrl and Alt, never three of them at once.
     shared = kernel.keys() & image.keys()
     assert shared >= {0, 1, 2, 4, 8}
-    assert {number: kernel[number] for number in shared} == {number: image[number] for number in shared}
+    # Key code 0 is no key; there the kernel keeps whether it has the map.
+    assert {number: kernel[number][1:] for number in shared} == {number: image[number][1:] for number in shared}

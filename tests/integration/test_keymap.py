@@ -75,7 +75,8 @@ def root(default_build: Built, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def read_table(data: bytes) -> dict[int, tuple[int, ...]]:
     """The maps of a `bkeymap`, by their number (the sum of Shift 1, AltGr 2, Ctrl 4, Alt 8)."""
-    flags, maps = data[7:263], {}
+    flags = data[7:263]
+    maps: dict[int, tuple[int, ...]] = {}
     for number in (number for number in range(256) if flags[number]):
         maps[number] = struct.unpack_from("<128H", data, 263 + 256 * len(maps))
     assert data[:7] == b"bkeymap"
