@@ -39,8 +39,7 @@ def check_base_once(wim: Wim, index: int, *, identity: str, cache: Cache, step: 
     with cache.storing(step=_STEP, content_id=content_id, recipe=recipe) as into:
         (into / "checked.json").write_text(json.dumps(recipe, indent=1, sort_keys=True) + "\n")
     step.note(
-        f"every file of image {index} is as its sha1 says; looked at once for this base: "
-        f"{time.monotonic() - started:.1f} s"
+        f"every file of image {index} compared with its sha1, once for this base: {time.monotonic() - started:.1f} s"
     )
 
 
