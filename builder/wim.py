@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +33,7 @@ from builder.wim_library import Decompressor, Progress
 from builder.wim_metadata import ImageMetadata, WimEntry
 
 _LARGEST_FILE = 256 << 20
+_SMALL_FILE = 256 << 10
 _PIECE = 1 << 20
 
 
@@ -178,7 +179,15 @@ class Wim:
         `image`: those of one image alone. Uses every processor; about 150 MB of files a second on each. `progress`
         gets bytes done and total.
         """
-        resources = self._tables[1] if image is None else self._resources_of(image)
+        return self._damaged(self._tables[1] if image is None else self._resources_of(image), progress)
+
+    def damaged_of_sample(self, count: int) -> tuple[str, ...]:
+        """As `damaged`, of at most `count` small files from all over the WIM."""
+        small = [item for item in self._tables[1].items() if item[1].size <= _SMALL_FILE]
+        small.sort(key=lambda item: item[1].offset)
+        return self._damaged(dict(small[:: -(-len(small) // count) or 1]), None)
+
+    def _damaged(self, resources: Mapping[bytes, Resource], progress: Progress | None) -> tuple[str, ...]:
         total = sum(resource.size for resource in resources.values())
         done, bad = 0, set[bytes]()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:

@@ -54,6 +54,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.wim_format": (6, "wim"),
     "builder.wim_library": (6, "wim"),
     "builder.wim_metadata": (6, "wim"),
+    "builder.wim_splice": (6, "wim"),
     "builder.startnet_lint": (2, "startnet"),
     "builder.winpe_files": (7, "winpe_files"),
     "builder.cache": (7, "cache"),

@@ -128,7 +128,7 @@ def make_standin_wim(standin: Standin, output: Path) -> None:
                 _describe(wim, image, standin)
             wim.set_boot_index(2)
             wim.set_guid(random.Random(standin.seed).randbytes(16))
-            wim.write(output, image=None, integrity=False, threads=0)
+            wim.write(output, integrity=False, threads=0)
         with WimStruct(output, name=output.name, writable=True) as wim:
             for image in (1, 2):
                 _set_image_times(wim, image, standin.epoch)

@@ -68,7 +68,7 @@ def libwim_wim(
                 wim.set_property(number, key, value)
         if boot_index:
             wim.set_boot_index(boot_index)
-        wim.write(path, image=None, integrity=integrity, threads=1)
+        wim.write(path, integrity=integrity, threads=1)
     return path
 
 
