@@ -161,13 +161,14 @@ def _iso_times(folder: Path, tree: Path) -> tuple[float, float]:
     from time import monotonic  # noqa: PLC0415
 
     from builder.console import SilentStep  # noqa: PLC0415
+    from builder.extents import Joined, whole_file  # noqa: PLC0415
     from builder.media.iso import BiosImage, IsoFile, IsoForm, IsoLayout, write_iso  # noqa: PLC0415
-    from builder.outputs import sha256_of  # noqa: PLC0415
 
-    # As in a build, where the cache knows what boot.wim is.
-    known = {tree / "sources" / "boot.wim": sha256_of(tree / "sources" / "boot.wim")}
+    # As in a build, where boot.wim is put together while it is written.
+    wim = tree / "sources" / "boot.wim"
+    joined = {wim: Joined(parts=(whole_file(wim),), name="boot.wim")}
     files = tuple(
-        IsoFile(path=path.relative_to(tree).as_posix(), source=path, sha256=known.get(path)) for path in _files(tree)
+        IsoFile(path=path.relative_to(tree).as_posix(), source=joined.get(path, path)) for path in _files(tree)
     )
     layout = IsoLayout(
         volume_id="BENCH",

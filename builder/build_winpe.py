@@ -1,7 +1,8 @@
 """Runs a plan for the winpe environment: base media, the frozen payload, boot.wim in one pass, boot menus, ISOs.
 
-Everything that can be refused is refused before the first large file is written. boot.wim is kept in the cache; an ISO
-is not (it is boot.wim once more), only what it must be: the one in the output folder is checked against that.
+Everything that can be refused is refused before the first large file is written. The contents of the base's boot.wim
+go from the base media straight into the ISO. So the cache keeps what is new of boot.wim, and of an ISO what it must be:
+the one in the output folder is checked against that.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from builder import RELEASE_EPOCH, __version__, resources
+from builder.base_check import check_base_once
 from builder.bcd import BcdFirmware, edit_store, new_store
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
 from builder.errors import ImageError
+from builder.extents import Extents, Joined
 from builder.import_gate import EXECUTABLE, Need
 from builder.outputs import (
     MANIFEST,
@@ -45,12 +49,16 @@ from builder.report import ListedFile, WinpeFiles, WinpeImage, json_bytes, sha25
 from builder.secure_boot import SecureBootFiles
 from builder.windows_payload import FreezeOptions, WindowsPayload, backend_for, content_id, recipe, windows_payload
 from builder.winpe_base import ARCHITECTURES, ChosenBase, choose, open_media_of
+from payload.contract import MEDIUM_FOLDER
 from payload.formats.records import RecordError, from_json, to_json
 
 #: Base media, payload, image, boot.wim, boot menus, two ISOs at most, manifest, output.
 _STEPS = 8
-_WIM_FILE, _INJECTED, _ISO_FACTS = "boot.wim", "injected.json", "iso.json"
+_WIM_NEW, _WIM_FACTS, _ISO_FACTS = "boot.wim.new", "boot.wim.json", "iso.json"
 _BACKGROUND = "Windows/System32/winpe.jpg"
+#: What an earlier Bluelift put there is not to stay.
+_DELETIONS = (MEDIUM_FOLDER,)
+_Facts = TypeVar("_Facts")
 
 
 def build_winpe(profile: Profile, options: BuildOptions, console: Console) -> Built:
@@ -94,7 +102,7 @@ def forecast_winpe(profile: Profile, options: BuildOptions, cache: Cache) -> For
     needs = _known_needs(freezing, cache)
     notes: tuple[str, ...] = ()
     if needs is None:
-        notes = ("What the payload needs of the base is known once it is frozen; the image may then be another.",)
+        notes = ("The payload is not frozen yet: what it needs of the base may still lead to another image.",)
     base = choose(profile, media, wim, needs or (), machine=freezing.machine)
     plan = make_winpe_plan(profile, _facts(freezing, cache, base if needs is not None else None))
     steps = tuple(_forecast(step, cache) for step in plan.steps)
@@ -108,6 +116,14 @@ class _IsoFacts:
     size: int
     sha256: str
     media: tuple[ListedFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WimFacts:
+    """What the cache keeps of boot.wim beside its new parts: the runs of the base that stay, and what was put in."""
+
+    kept: tuple[tuple[int, int], ...]
+    injected: tuple[ListedFile, ...]
 
 
 @dataclass(kw_only=True)
@@ -128,7 +144,7 @@ class _Work:
         step, name = self.plan.step(iso_step(ca)), image_name(self.profile, ca)
         entry = self._find(step.name)
         if isinstance(entry, Entry):
-            facts = _read_iso_facts(entry)
+            facts = _read_facts(entry, _ISO_FACTS, _IsoFacts)
             if sha256_of(output / name) == facts.sha256:
                 self.console.skipped(step.title, "already there, checked")
                 return _image_of(name, ca, facts)
@@ -159,8 +175,8 @@ class _Work:
             image_id=self.plan.image_id or "",
             image_json=identity(self.profile, self.plan.image_id or ""),
             files=contents,
-            boot_wim=wim.path(_WIM_FILE),
-            boot_wim_sha256=wim.file(_WIM_FILE).sha256,
+            boot_wim=self._boot_wim(wim),
+            check_boot_wim=lambda written: self._check_wim(wim, written),
             bcd_bios=_store(stores, BcdFirmware.BIOS),
             bcd_uefi=_store(stores, BcdFirmware.UEFI),
             bios_image=media.bios_image,
@@ -172,9 +188,7 @@ class _Work:
             volume_id=self.profile.volume_id,
         )
         layout = windows_iso_layout(medium, epoch=self.plan.epoch)
-        sizes = {
-            f.path: len(f.source) if isinstance(f.source, bytes) else f.source.stat().st_size for f in layout.files
-        }
+        sizes = {file.path: _size(file.source) for file in layout.files}
         written = write_iso(layout, target, step=step)
         step.note(size_text(written.size))
         listed = tuple(
@@ -183,10 +197,12 @@ class _Work:
         return _IsoFacts(size=written.size, sha256=written.sha256, media=listed)
 
     def _put_wim(self, into: Path, step: Step) -> None:
-        from builder.wim_build import Put, WimChanges, WimOrder, build_wim  # noqa: PLC0415
+        from builder.wim_build import Put, WimChanges, WimOrder, change_wim  # noqa: PLC0415
         from builder.winpe_files import PAYLOAD_FOLDER, winpe_files  # noqa: PLC0415
-        from payload.contract import MEDIUM_FOLDER  # noqa: PLC0415
 
+        check_base_once(
+            self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=step
+        )
         config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
         puts = [Put(target=f"{PAYLOAD_FOLDER}/{f.path}", source=f.content) for f in self.payload.payload.files]
         puts += [Put(target=inside, source=path) for inside, path in self.base.drivers.items()]
@@ -196,16 +212,31 @@ class _Work:
         order = WimOrder(
             source=self.base.media.boot_wim,
             index=self.base.choice.index,
-            # What an earlier Bluelift put there is not to stay.
-            changes=WimChanges(puts=tuple(puts), deletions=(MEDIUM_FOLDER,), renames=self.base.choice.renames),
+            changes=WimChanges(puts=tuple(puts), deletions=_DELETIONS, renames=self.base.choice.renames),
             epoch=self.plan.epoch,
             guid=hashlib.sha256((self.plan.step(BOOT_WIM).id or "").encode()).digest()[:16],
         )
-        written = build_wim(order, into / _WIM_FILE, progress=lambda done, total: step.progress(done, total, "bytes"))
-        step.note(f"{size_text(written.size)}, {len(written.injected)} files put in and read back")
+        changed = change_wim(order, into / _WIM_NEW, progress=lambda done, total: step.progress(done, total, "bytes"))
         sizes = {put.target: _size(put.source) for put in puts}
-        injected = tuple(ListedFile(path=path, size=sizes[path], sha256=digest) for path, digest in written.injected)
-        (into / _INJECTED).write_bytes(json_bytes(to_json(injected)))
+        injected = tuple(ListedFile(path=path, size=sizes[path], sha256=digest) for path, digest in changed.injected)
+        facts = _WimFacts(kept=changed.spliced.kept, injected=injected)
+        (into / _WIM_FACTS).write_bytes(json_bytes(to_json(facts)))
+        kept = sum(length for _, length in facts.kept)
+        step.note(f"{size_text(kept)} of the base stay as they are; {len(injected)} files put in")
+
+    def _boot_wim(self, wim: Entry) -> Joined:
+        """boot.wim, as it is to be put together."""
+        from builder.wim_splice import SplicedWim  # noqa: PLC0415
+
+        spliced = SplicedWim(new=wim.path(_WIM_NEW), kept=_read_facts(wim, _WIM_FACTS, _WimFacts).kept)
+        return spliced.joined(self.base.media.boot_wim, name="boot.wim")
+
+    def _check_wim(self, wim: Entry, written: Extents) -> None:
+        """Read boot.wim back, in the ISO."""
+        from builder.wim_build import read_back  # noqa: PLC0415
+
+        injected = _read_facts(wim, _WIM_FACTS, _WimFacts).injected
+        read_back(written, [(file.path, file.sha256) for file in injected], _DELETIONS)
 
     def _put_stores(self, into: Path, _: Step) -> None:
         for firmware in BcdFirmware:
@@ -219,8 +250,7 @@ class _Work:
             (into / f"bcd-{firmware.name.lower()}").write_bytes(store)
 
     def _put_manifest(self, into: Path, images: tuple[WinpeImage, ...]) -> None:
-        wim = self._entry(BOOT_WIM, self._put_wim)
-        injected = tuple(from_json(ListedFile, file) for file in json.loads(wim.path(_INJECTED).read_bytes()))
+        injected = _read_facts(self._entry(BOOT_WIM, self._put_wim), _WIM_FACTS, _WimFacts).injected
         content = winpe_manifest(
             profile=self.profile,
             plan=self.plan,
@@ -337,8 +367,10 @@ def _by_ca(base: ChosenBase) -> Iterator[tuple[str, SecureBootFiles]]:
     return ((files.ca.value, files) for files in base.boot_files)
 
 
-def _size(source: bytes | Path) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
+def _size(source: bytes | Path | Joined) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return source.size if isinstance(source, Joined) else source.stat().st_size
 
 
 def _store(stores: Entry, firmware: BcdFirmware) -> bytes:
@@ -349,11 +381,11 @@ def _image_of(name: str, ca: str, facts: _IsoFacts) -> WinpeImage:
     return WinpeImage(file=name, size=facts.size, sha256=facts.sha256, boot_ca=ca, media=facts.media)
 
 
-def _read_iso_facts(entry: Entry) -> _IsoFacts:
+def _read_facts(entry: Entry, name: str, kind: type[_Facts]) -> _Facts:
     try:
-        return from_json(_IsoFacts, json.loads(entry.path(_ISO_FACTS).read_bytes()))
+        return from_json(kind, json.loads(entry.path(name).read_bytes()))
     except (ValueError, RecordError) as error:
-        raise ImageError(f"the cache's {_ISO_FACTS} cannot be read: {error}", hint="bluelift clean") from error
+        raise ImageError(f"the cache's {name} cannot be read: {error}", hint="bluelift clean") from error
 
 
 def _publish(folder: Path, staged: Path, images: tuple[WinpeImage, ...], manifest: Entry, console: Console) -> None:

@@ -39,6 +39,10 @@ MEDIUM_IDENTITY = "image.json"
 MEDIUM_RECEIPTS = "receipts"
 
 
+#: Windows's DLLs that the payload loads through ctypes, which shows in no import table.
+WINDOWS_LIBRARIES = ("advapi32.dll", "cfgmgr32.dll", "kernel32.dll", "ntdll.dll")
+
+
 class Verdict(enum.StrEnum):
     """How a host, or one volume of it, came out. In the order of severity, worst first: the headline is the worst."""
 

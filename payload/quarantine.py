@@ -65,7 +65,7 @@ def plan(files: VolumeFiles, run_id: str, written: str, decisions: Sequence[Deci
 
     Changes nothing. Raises StoreRefused where there is no safe place for the quarantine, and OSError.
     """
-    store = choose_store(files)
+    store = choose_store(files, run_id)
     folder = (*store.path, QUARANTINE_FOLDER, run_id)
     acting = tuple(decision for decision in decisions if decision.changes)
     entries = tuple(_journal_entry(folder, decision) for decision in acting)

@@ -30,7 +30,7 @@ from payload.contract import (
     Journal,
     JournalEntry,
 )
-from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, windows_path
+from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, called, windows_path
 from payload.formats.records import from_json, to_json
 from payload.rule_schema import Action, Rule
 from payload.rules import any_could_have_matched
@@ -41,6 +41,8 @@ _ALTERNATIVES = 9
 #: How many places a run has for one file: each move that was cut in two takes the next.
 MOST_ATTEMPTS = 9
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+#: A store that is named after the run that made it.
+_LAST_RESORT = re.compile(rf"{STORE_NAME}-{_RUN_ID.pattern}")
 _MAX_JOURNAL = 16 << 20
 
 
@@ -105,22 +107,25 @@ def all_destinations(run_folder: VolumePath, source: VolumePath) -> tuple[Volume
     return tuple(destination_of(run_folder, source, attempt) for attempt in range(1, MOST_ATTEMPTS + 1))
 
 
-def choose_store(files: VolumeFiles) -> StoreChoice:
+def choose_store(files: VolumeFiles, run_id: str) -> StoreChoice:
     """The store to use: the first of Bluelift, Bluelift.1 ... Bluelift.9 that is absent or protected as ours.
+
+    Where users planted all of these, Bluelift-<run id>, which nobody can have guessed.
 
     Changes nothing. A missing ProgramData is to be made like everything else, for SYSTEM and Administrators only:
     Windows gives it its own ACL again when an administrator asks for that. Raises StoreRefused, OSError.
     """
-    parent = _only(files.listing(()), STORE_PARENT)
+    parent = _only(files.listing((), called(STORE_PARENT)), STORE_PARENT)
     if parent is None:
         store = (STORE_PARENT, STORE_NAME)
         return StoreChoice(path=store, missing=((STORE_PARENT,), store, (*store, QUARANTINE_FOLDER)))
     if parent.kind is not EntryKind.DIRECTORY:
         what = "a reparse point" if parent.kind is EntryKind.LINK else "not a folder"
         raise StoreRefused(f"{windows_path((parent.name,))} is {what}, so nothing can be kept there safely.")
-    entries = files.listing((parent.name,))
+    names = [*_usual_stores(), f"{STORE_NAME}-{run_id}"]
+    entries = files.listing((parent.name,), lambda name: any(map(called(name), names)))
     notes: list[str] = []
-    for name in _store_names():
+    for name in names:
         same = [entry for entry in entries if entry.name.casefold() == name.casefold()]
         if not same:
             store = (parent.name, name)
@@ -145,7 +150,8 @@ def read_runs(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence
     notes: list[str] = []
     for store in _existing_stores(files):
         if problem := _store_problem(files, store):
-            refused.append(f"{windows_path(store)} was not believed: {problem}")
+            if not _LAST_RESORT.fullmatch(store[-1]):  # anybody may make any number of those
+                refused.append(f"{windows_path(store)} was not believed: {problem}")
             continue
         quarantine = (*store, QUARANTINE_FOLDER)
         if files.entry(quarantine) is None:
@@ -201,7 +207,7 @@ def _read_run(
         raise _NotBelieved("its name is not a run's")
     if not files.is_protected(folder):
         raise _NotBelieved("others than SYSTEM and Administrators may write to it")
-    names = {entry.name for entry in files.listing(folder)}
+    names = {entry.name for entry in files.listing(folder, {JOURNAL_NAME, RECEIPT_NAME, UNDONE_NAME}.__contains__)}
     if JOURNAL_NAME not in names:
         return None
     journal = from_json(Journal, json.loads(_read_bounded(files, (*folder, JOURNAL_NAME))))
@@ -237,14 +243,15 @@ def _read_bounded(files: VolumeFiles, path: VolumePath) -> bytes:
 
 
 def _existing_stores(files: VolumeFiles) -> list[VolumePath]:
-    parent = _only(files.listing(()), STORE_PARENT)
+    parent = _only(files.listing((), called(STORE_PARENT)), STORE_PARENT)
     if parent is None or parent.kind is not EntryKind.DIRECTORY:
         return []
-    wanted = {name.casefold() for name in _store_names()}
-    return [(parent.name, entry.name) for entry in files.listing((parent.name,)) if entry.name.casefold() in wanted]
+    usual = {name.casefold() for name in _usual_stores()}
+    entries = files.listing((parent.name,), lambda name: name.casefold() in usual or bool(_LAST_RESORT.fullmatch(name)))
+    return [(parent.name, entry.name) for entry in entries]
 
 
-def _store_names() -> list[str]:
+def _usual_stores() -> list[str]:
     return [STORE_NAME, *(f"{STORE_NAME}.{number}" for number in range(1, _ALTERNATIVES + 1))]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payload.contract import FileOutcome, FileRecord, JournalEntry
-from payload.environment import VolumeFiles, VolumePath, windows_path
+from payload.environment import VolumeFiles, VolumePath, called, windows_path
 from payload.half_moves import entry_or_none, is_half_moved, make_parents, with_fresh_destinations
 from payload.quarantine import RunResult, difference, move, reason
 from payload.rule_schema import Action, FileClass, Rule
@@ -158,7 +158,7 @@ def _settle_half_restored(files: VolumeFiles, run: Run) -> Run:
 
 def _occupant(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
     """What has the name of `path` in its folder: Windows knows only one name without regard to case. Raises OSError."""
-    names = [entry.name for entry in files.listing(path[:-1]) if entry.name.casefold() == path[-1].casefold()]
+    names = [entry.name for entry in files.listing(path[:-1], called(path[-1]))]
     name = min(names, key=lambda name: name != path[-1], default=None)
     return (*path[:-1], name) if name is not None else None
 

@@ -131,8 +131,9 @@ def _trouble(
 ) -> Summary:
     if culprits:
         first = culprits[0]
+        unopened = first.state == VolumeState.UNREADABLE
         what = {
-            Verdict.FAILED: "could not be repaired",
+            Verdict.FAILED: "could not be opened" if unopened else "could not be repaired",
             Verdict.LEFT_ALONE: "was left alone",
             Verdict.NEEDS_A_KEY: "needs a key",
         }[verdict]
@@ -147,6 +148,7 @@ def _trouble(
     repaired = sum(volume.verdict is Verdict.REPAIRED for volume in volumes)
     if repaired:
         sentence += f" {_count(repaired, 'other volume')} repaired."
+        advice = f"The Windows that was repaired can be started. {advice}".rstrip()
     return Summary(verdict=verdict, sentence=sentence, advice=advice or "See the table below.")
 
 
@@ -203,6 +205,12 @@ def done_text(files: Sequence[FileRecord]) -> str:
     counts = {outcome: sum(file.outcome is outcome for file in files) for outcome in words}
     parts = [f"{_count(count, 'file')} {words[outcome]}" for outcome, count in counts.items() if count]
     return ", ".join(parts) or "nothing to do"
+
+
+def done_all_the_same(files: Sequence[FileRecord]) -> str:
+    """What was changed on a volume whose verdict sounds as if nothing had been, to end its detail; or empty."""
+    changed = [file for file in files if file.outcome in _CHANGED]
+    return f"; done all the same: {done_text(changed)}" if changed else ""
 
 
 def _volume_name(volume: VolumeRecord) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +27,10 @@ _LARGEST_READ_WHOLE = 256 << 20
 _LARGEST_BOOT_IMAGE = 64 << 20
 #: Larger files of a UDF tree (install.wim) are not hashed: the image as a whole is.
 _LARGEST_HASHED = 1 << 30
+_ALONE = (
+    "A WIM alone does not boot: 'bluelift build winpe --winre FILE --media PATH' takes boot files from an install ISO"
+    " or an ADK folder."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,10 @@ def inspect_file(path: Path, step: Step | None = None) -> ImageReport | WimRepor
             head = stream.read(8)
     except OSError:
         head = b""
-    return inspect_wim(path, step) if is_wim(head) else inspect_image(path, step)
+    if not is_wim(head):
+        return inspect_image(path, step)
+    report = inspect_wim(path, step)
+    return replace(report, notes=(*report.notes, _ALONE)) if report.chosen else report
 
 
 def inspect_image(path: Path, step: Step | None = None) -> ImageReport:

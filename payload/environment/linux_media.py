@@ -17,6 +17,10 @@ from payload.formats.volume_signature import HEAD_LENGTH, VolumeKind, identify
 
 _MOUNT_SECONDS = 30.0
 _IDENTITY_BYTES = 64 * 1024
+#: What only a Windows makes, or may be on.
+_WINDOWS_OWN = frozenset(
+    (VolumeKind.NTFS, VolumeKind.REFS, VolumeKind.BITLOCKER, VolumeKind.BITLOCKER_TO_GO, VolumeKind.STORAGE_SPACES)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ def _is_only_a_medium(disk: Disk) -> bool:
     The image's files can be copied onto a host's own disk (into its EFI system partition, by a technician or by
     somebody who wants the repair not to happen), and Windows can be on a disk at a USB port.
     """
-    return disk.is_stick and all(_kind(node) is not VolumeKind.NTFS for _, node in _places(disk))
+    return disk.is_stick and all(_kind(node) not in _WINDOWS_OWN for _, node in _places(disk))
 
 
 def _places(disk: Disk) -> list[tuple[str, Path]]:

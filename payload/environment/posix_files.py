@@ -11,11 +11,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, windows_path
+from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, any_name, windows_path
 from payload.formats.security_descriptor import is_protected_descriptor, protected_descriptor
 
 #: ntfs-3g's extended attribute that is the file's whole security descriptor ("Extended attributes", ntfs-3g wiki).
@@ -40,11 +40,17 @@ class PosixVolumeFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def listing(self, directory: VolumePath) -> list[Entry]:
-        """See VolumeFiles. An entry that cannot be looked at is listed as OTHER, with its `problem`."""
-        with self._folder(directory) as folder:
+    def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """See VolumeFiles. An entry that cannot be looked at is given as OTHER, with its `problem`."""
+        with self._folder(directory) as folder, os.scandir(folder) as found:
             device = os.fstat(folder).st_dev
-            return [_entry_as_it_is(folder, name, device) for name in sorted(os.listdir(folder))]  # noqa: PTH208
+            for item in found:
+                if wanted(item.name):
+                    yield _entry_as_it_is(folder, item.name, device)
+
+    def listing(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> list[Entry]:
+        """See VolumeFiles."""
+        return sorted(self.scan(directory, wanted), key=lambda entry: entry.name)
 
     def entry(self, path: VolumePath) -> Entry | None:
         """See VolumeFiles. None also where the folder it would be in does not exist."""
@@ -237,6 +243,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def unprotectable(root: Path) -> str:
+    """Why nothing below `root` can be protected from users, in words; empty where it can. Raises OSError."""
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _descriptor_of(folder) is not None or (kind := _file_system(folder)) in _POSIX_FILE_SYSTEMS:
+            return ""
+    finally:
+        os.close(folder)
+    return f"its file system ({kind or 'unknown'}) shows no access lists"
 
 
 def _sync(descriptor: int) -> None:

@@ -187,7 +187,7 @@ def test_a_store_that_a_user_owns_is_not_used(ntfs: Ntfs) -> None:
             parse_security_descriptor(os.getxattr(root / "ProgramData" / "Bluelift", "system.ntfs_acl")).owner
             == "S-1-5-32-545"
         )
-        choice = choose_store(files)
+        choice = choose_store(files, "20240719T120000Z-1a2b3c4d")
         assert choice.path == ("ProgramData", "Bluelift.1")
         assert len(choice.notes) == 1
         repair(files)
@@ -230,7 +230,7 @@ def test_junctions_are_left_alone(ntfs: Ntfs) -> None:
         junction(root / "ProgramData", "C:\\Data")
     with ntfs.mounted() as root:
         with pytest.raises(StoreRefused, match="ProgramData is a reparse point"):
-            choose_store(PosixVolumeFiles(root))
+            choose_store(PosixVolumeFiles(root), "20240719T120000Z-1a2b3c4d")
 
 
 def fill(root: Path) -> None:

@@ -7,6 +7,7 @@ alternate streams, sectors) is not proven here.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -241,10 +242,11 @@ def test_drivers_are_loaded_before_disks_are_listed_and_their_exit_codes_told(ma
     assert any("a.INF" in note and "exit code 3" in note for note in receipt.notes)
 
 
-def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine) -> None:
+def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine, tmp_path: Path) -> None:
     machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
     stick = machine.root("E")
-    machine.attach(WineVolume(letter="E", tree=faulty_only_windows().all_kept(), label="BLUELIFT"))
+    machine.attach(WineVolume(letter="E", tree=faulty_only_windows().all_kept()))
+    make_fat(machine, "e", tmp_path / "fat.img", label="BLUELIFT")
     (stick / "Bluelift").mkdir()
     (stick / "Bluelift/image.json").write_text('{"image_id": "wine-run"}\n')
     ended(machine.boot(), Verdict.REPAIRED)
@@ -254,6 +256,28 @@ def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine
     assert left.stat().st_size > 1000
     (receipt,) = machine.receipts("D")
     assert {volume.label for volume in receipt.volumes} == {"Windows"}
+
+
+def make_fat(machine: WineMachine, letter: str, image: Path, *, label: str) -> None:
+    """Let a drive's file system be FAT: Wine asks the device behind the drive, which is this file."""
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.fat", "-F", "32", "-n", label, image], check=True, capture_output=True)
+    (machine.root("C").parent / "dosdevices" / f"{letter}::").symlink_to(image)
+
+
+def test_a_copy_of_the_images_files_hides_no_windows(machine: WineMachine) -> None:
+    """Any user of a host can make \\Bluelift\\image.json on C:, and drivers beside it."""
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    planted = machine.root("D") / "Bluelift"
+    (planted / "drivers").mkdir(parents=True)
+    (planted / "image.json").write_text('{"image_id": "wine-run"}\n')
+    (planted / "drivers" / "evil.inf").write_text("[Version]\n")
+    boot = machine.boot()
+    ended(boot, Verdict.REPAIRED)
+    assert [d for d in machine.differences("D") if not d.path.startswith("Bluelift")] == []
+    assert not any("drvload" in call for call in boot.calls)
+    assert not (planted / "receipts").exists()
 
 
 def test_a_machine_that_cannot_restart_says_so_and_stays(machine: WineMachine) -> None:

@@ -20,7 +20,7 @@ from payload.environment.posix_files import PosixVolumeFiles
 from payload.quarantine import apply, complete, complete_interrupted, interrupted, plan
 from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
 from payload.rules import Decision, examine
-from payload.store import Run, StoreRefused, choose_store, new_run_id, volume_path, write_receipt
+from payload.store import Run, StoreRefused, choose_store, new_run_id, read_runs, volume_path, write_receipt
 from payload.windows_install import find_installations
 from tests.payload.broken_windows import (
     CHANNEL_FILES,
@@ -205,17 +205,28 @@ def test_a_planted_folder_is_passed_over(disk: Path) -> None:
 
 def test_an_own_store_is_used_again(disk: Path) -> None:
     repair(PosixVolumeFiles(disk))
-    choice = choose_store(PosixVolumeFiles(disk))
+    choice = choose_store(PosixVolumeFiles(disk), RUN)
     assert choice.path == ("ProgramData", "Bluelift")
     assert choice.missing == ()
     assert choice.notes == ()
 
 
-def test_all_ten_taken_or_program_data_elsewhere_is_refused(disk: Path) -> None:
-    for name in ["Bluelift", *(f"Bluelift.{n}" for n in range(1, 10))]:
-        (disk / "ProgramData" / name).write_text("taken")
-    with pytest.raises(StoreRefused, match="Every folder that could hold"):
-        repair(PosixVolumeFiles(disk))
+def test_planting_every_usual_store_stops_no_repair(disk: Path) -> None:
+    for name in ["Bluelift", *(f"Bluelift.{n}" for n in range(1, 10)), "Bluelift-20240719T120000Z-00000000"]:
+        (disk / "ProgramData" / name).mkdir(mode=0o777)
+    before = snapshot(disk)
+    files = PosixVolumeFiles(disk)
+    (result,) = repair(files)
+    assert result.run is not None
+    assert result.run.folder[:2] == ("ProgramData", f"Bluelift-{result.run.run_id}")
+    assert_nothing_lost_or_doubled(disk, before)
+    installations = find_installations(files).installations
+    found = read_runs(files, RULES, installations)
+    assert [run.folder for run in found.runs] == [result.run.folder]
+    assert len(found.refused) == 10, "what anybody may plant any number of is not told"
+
+
+def test_program_data_elsewhere_is_refused(disk: Path) -> None:
     (disk / "ProgramData").rename(disk / "Elsewhere")
     (disk / "ProgramData").symlink_to("Elsewhere")
     with pytest.raises(StoreRefused, match=r"\\ProgramData is a reparse point"):

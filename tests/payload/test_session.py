@@ -488,7 +488,6 @@ def test_an_exception_in_any_method_is_failed_without_a_traceback(method: str, e
 
 def test_what_was_done_is_told_even_where_closing_the_volume_fails() -> None:
     files = windows_files()
-    environment = FakeEnvironment(FakeVolume(volume(), files))
 
     class CloseFails(FakeEnvironment):
         def _fault(self, method: str) -> None:
@@ -496,10 +495,25 @@ def test_what_was_done_is_told_even_where_closing_the_volume_fails() -> None:
                 raise refusal(VolumeState.UNREADABLE, "it was not unmounted cleanly.")
 
     environment = CloseFails(FakeVolume(volume(), files))
+    environment.media_files = [MemoryFiles()]
+    environment.media_files[0].writable = True
     receipt = run(environment)
     assert receipt.verdict is Verdict.FAILED
-    assert "it was not unmounted cleanly." in receipt.sentence
+    assert "it was not unmounted cleanly; done all the same: 1 file moved to quarantine." in receipt.sentence
     assert receipt.volumes[0].installations[0].files[0].outcome is FileOutcome.QUARANTINED
+    (on_medium,) = environment.media_files[0].paths().values()
+    assert from_json(Receipt, json.loads(on_medium)).verdict is Verdict.FAILED
+    on_volume = from_json(Receipt, json.loads(files.paths()[f"{STORE}\\{RUN_ID}\\receipt.json"]))
+    assert on_volume.volumes[0].notes[-1].startswith("This receipt was written before the volume was closed.")
+    assert not any("before the volume was closed" in note for note in receipt.volumes[0].notes)
+
+
+def test_a_volume_that_cannot_be_opened_hides_no_repair() -> None:
+    bad = FakeVolume(volume("sdb1", label="Data"), windows_files(), refuses=refusal(VolumeState.UNREADABLE, "damaged"))
+    receipt = run(FakeEnvironment(bad, FakeVolume(volume(), windows_files())))
+    assert receipt.verdict is Verdict.FAILED
+    assert receipt.sentence == 'Volume sdb1 "Data" could not be opened: damaged. 1 other volume repaired.'
+    assert receipt.advice == "The Windows that was repaired can be started. Do that."
 
 
 def test_a_serial_port_that_breaks_does_not_matter() -> None:
