@@ -106,7 +106,7 @@ def format_volume(
 ) -> BitLockerVolume:
     """Encrypt the NTFS volume in the file `ntfs` into the file `out`, of the same size; `room` is of `make_room`.
 
-    The same volume, plan and random bytes give the same volume. A recovery password costs a second, 200 MB about five.
+    The same volume, plan and random bytes give the same volume. A recovery password costs a second, 200 MB about three.
     Raises NtfsError, ValueError for a plan that cannot be carried out, OSError.
     """
     if plan.method not in _KEY_BYTES:
@@ -149,7 +149,7 @@ def format_volume(
 def _folders(volume: Path) -> list[str]:
     """The names at the root of the volume."""
     reason = "look for the folder that BitLocker keeps its files in"
-    return run(["ntfsls", "-s", "-p", "/", str(volume)], reason=reason, time_limit=_LIMIT).text.splitlines()
+    return run(["ntfsls", "-a", "-p", "/", str(volume)], reason=reason, time_limit=_LIMIT).text.splitlines()
 
 
 def _place(volume: Path, name: str, size: int) -> int:

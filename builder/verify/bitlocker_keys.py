@@ -48,11 +48,6 @@ def seeded(seed: bytes) -> KeySource:
     return fresh
 
 
-def recovery_password(key: bytes) -> str:
-    """The 48 digits that stand for a key of 16 bytes: eight groups, each a 16-bit number times 11."""
-    return "-".join(f"{number * 11:06d}" for number in struct.unpack("<8H", key))
-
-
 def stretched(key: bytes, salt: bytes) -> bytes:
     """What a recovery password's 16 bytes become after 2^20 rounds of SHA-256 (about a second)."""
     initial, last = hashlib.sha256(key).digest() + salt, bytes(KEY_LENGTH)

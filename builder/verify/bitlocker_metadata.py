@@ -22,7 +22,6 @@ from builder.verify.bitlocker_keys import (
     entry,
     filetime,
     key_entry,
-    recovery_password,
     sealed_entry,
     stretched,
     text_entry,
@@ -37,6 +36,7 @@ from payload.formats.fve import (
     EncryptionMethod,
 )
 from payload.formats.fve_entries import METADATA_HEADER, EntryType, ProtectorKind, ValueType
+from payload.formats.recovery_password import text_of
 
 #: How much of the volume's start is kept elsewhere, encrypted, in bytes.
 VOLUME_HEADER_SIZE = 8192
@@ -205,9 +205,7 @@ def _by_recovery_password(guid: UUID, secrets: Secrets) -> tuple[MadeProtector, 
             entry_type=EntryType.RECOVERY_KEY,
         ),
     )
-    made = MadeProtector(
-        guid=_text(guid), kind=ProtectorKind.RECOVERY_PASSWORD, recovery_password=recovery_password(key)
-    )
+    made = MadeProtector(guid=_guid_text(guid), kind=ProtectorKind.RECOVERY_PASSWORD, recovery_password=text_of(key))
     return made, _protector(guid, 0x0800, secrets, stretch, _sealed_master_key(opening, secrets))
 
 
@@ -221,7 +219,7 @@ def _by_startup_key(guid: UUID, secrets: Secrets) -> tuple[MadeProtector, bytes]
         sealed_entry(secrets.master_key, secrets.nonces.fresh(), KeyType.EXTERNAL, key),
     )
     made = MadeProtector(
-        guid=_text(guid), kind=ProtectorKind.STARTUP_KEY, startup_key=_startup_key_file(guid, key, secrets)
+        guid=_guid_text(guid), kind=ProtectorKind.STARTUP_KEY, startup_key=_startup_key_file(guid, key, secrets)
     )
     return made, _protector(guid, 0x0200, secrets, name, use_key, _sealed_master_key(key, secrets))
 
@@ -241,7 +239,7 @@ def _startup_key_file(guid: UUID, key: bytes, secrets: Secrets) -> bytes:
 def _by_clear_key(guid: UUID, secrets: Secrets) -> tuple[MadeProtector, bytes]:
     key = secrets.random(KEY_LENGTH)
     properties = key_entry(KeyType.CLEAR, key), _sealed_master_key(key, secrets)
-    return MadeProtector(guid=_text(guid), kind=ProtectorKind.CLEAR_KEY), _protector(guid, 0, secrets, *properties)
+    return MadeProtector(guid=_guid_text(guid), kind=ProtectorKind.CLEAR_KEY), _protector(guid, 0, secrets, *properties)
 
 
 def _by_tpm(guid: UUID, secrets: Secrets) -> tuple[MadeProtector, bytes]:
@@ -249,7 +247,7 @@ def _by_tpm(guid: UUID, secrets: Secrets) -> tuple[MadeProtector, bytes]:
     sealed_by_tpm = entry(EntryType.PROPERTY, ValueType.TPM_SEALED_KEY, struct.pack("<I", 0x0A00), secrets.random(220))
     # The TPM's secret opens the master key in turn.
     properties = sealed_by_tpm, _sealed_master_key(secrets.random(KEY_LENGTH), secrets)
-    return MadeProtector(guid=_text(guid), kind=ProtectorKind.TPM), _protector(guid, 0x0100, secrets, *properties)
+    return MadeProtector(guid=_guid_text(guid), kind=ProtectorKind.TPM), _protector(guid, 0x0100, secrets, *properties)
 
 
 def _sealed_master_key(key: bytes, secrets: Secrets) -> bytes:
@@ -265,5 +263,5 @@ def _protector(guid: UUID, code: int, secrets: Secrets, *properties: bytes) -> b
     )
 
 
-def _text(guid: UUID) -> str:
+def _guid_text(guid: UUID) -> str:
     return str(guid).upper()

@@ -27,10 +27,13 @@ from builder.verify.bitlocker import (
     make_room,
     seeded,
 )
-from builder.verify.bitlocker_keys import recovery_password, stretched
+from builder.verify.bitlocker_keys import stretched
+from builder.verify.ntfs_volume import make_volume
+from builder.verify.windows_tree import Tree
 from payload.formats.fve import REGION_SIZE, EncryptionMethod, FveState, FveVolume, read_volume
 from payload.formats.fve_entries import EntryType, ProtectorKind, ValueType, read_entries
 from payload.formats.ntfs import NtfsError
+from payload.formats.recovery_password import parse, text_of
 from payload.formats.startup_key import read_startup_key
 from tests.payload.linux_fakes import MIB, needs
 
@@ -173,6 +176,18 @@ def test_the_room_is_taken_on_the_volume(plain: _Plain) -> None:
     assert _ntfscat(plain.path, "file.bin") == _FILE
 
 
+@needs("unshare", "ntfs-3g")
+@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="needs FUSE")
+@pytest.mark.mounts
+def test_the_room_is_where_windows_has_it(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    make_volume(volume, size=16 * MIB, label="Windows", tree=Tree(files=(), directories=("System Volume Information",)))
+    make_room(volume)
+    argv = ["ntfsls", "-a", "-p", "/System Volume Information", str(volume)]
+    names = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert sum(name.startswith("FVE2.{") for name in names) == 4
+
+
 def test_no_room(tmp_path: Path) -> None:
     full = _ntfs(tmp_path / "full", 2 * MIB)
     free = 1 << 16
@@ -207,7 +222,7 @@ def test_cryptsetup_opens_it(made: BitLockerVolume) -> None:
     assert _cryptsetup_accepts(made.path, password.encode())
     (file,) = made.startup_key_files.values()
     assert _cryptsetup_accepts(made.path, file)
-    assert not _cryptsetup_accepts(made.path, recovery_password(bytes(range(16))).encode())
+    assert not _cryptsetup_accepts(made.path, text_of(bytes(range(16))).encode())
 
 
 @needs("cryptsetup")
@@ -311,19 +326,6 @@ def _metadata(volume: BitLockerVolume) -> list[bytes]:
 # --- the keys of a real volume ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("key", "password"),
-    [
-        (bytes(16), "-".join(["000000"] * 8)),
-        (b"\xff" * 16, "-".join(["720885"] * 8)),
-        (b"\x01\x00" + bytes(12) + b"\x00\x01", "000011-000000-000000-000000-000000-000000-000000-002816"),
-    ],
-)
-def test_recovery_passwords(key: bytes, password: str) -> None:
-    assert recovery_password(key) == password
-    assert all(int(group) % 11 == 0 and int(group) // 11 < 65536 for group in password.split("-"))
-
-
 @pytest.mark.skipif(not _REAL.is_file(), reason="needs ../shared/testdata/bitlk-images.tar.xz")
 def test_a_real_volume_opens_by_our_keys() -> None:
     """What we seal and stretch is what Windows does: a real volume's master key opens, by its checked tag."""
@@ -339,8 +341,6 @@ def test_a_real_volume_opens_by_our_keys() -> None:
         image.seek(offset)
         block = image.read(4096)
     password, guid = known["bitlk-aes-xts-128"]["RP"], UUID(known["bitlk-aes-xts-128"]["RP_VMK_GUID"])
-    key = b"".join((int(group) // 11).to_bytes(2, "little") for group in password.split("-"))
-    assert recovery_password(key) == password
     (protector,) = (
         entry
         for entry in read_entries(block[112:868])
@@ -348,6 +348,6 @@ def test_a_real_volume_opens_by_our_keys() -> None:
     )
     properties = {entry.value_type: entry.data for entry in protector.properties(28)}
     sealed = properties[ValueType.SEALED_KEY]
-    opening = stretched(key, properties[ValueType.STRETCH_KEY][4:20])
+    opening = stretched(parse(password), properties[ValueType.STRETCH_KEY][4:20])
     opened = AESCCM(opening, tag_length=16).decrypt(sealed[:12], sealed[28:] + sealed[12:28], None)
     assert len(opened) == 44
