@@ -3,8 +3,8 @@
     room = make_room(volume)                     # before anything else is done to the NTFS volume
     made = format_volume(volume, out, BitLockerPlan(), room=room, random=seeded(b"disk 1"))
 
-Source: libyal/libbde, "BitLocker Drive Encryption (BDE) format specification". cryptsetup, dislocker and Windows read
-such a volume; nobody should keep data on one, since its keys may come from a seed.
+Source: libyal/libbde, "BitLocker Drive Encryption (BDE) format specification". cryptsetup and dislocker read such a
+volume; whether Windows does nobody has tried. Nobody should keep data on one: its keys may come from a seed.
 """
 
 from __future__ import annotations
