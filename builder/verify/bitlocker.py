@@ -33,7 +33,7 @@ from builder.verify.bitlocker_metadata import (
     metadata_region,
 )
 from builder.verify.windows_tree import noise
-from payload.formats.fve import REGION_SIZE, EncryptionMethod
+from payload.formats.fve import ENCRYPT_ON_WRITE_GUID, INFORMATION_GUID, REGION_SIZE, EncryptionMethod
 from payload.formats.fve_entries import ProtectorKind
 from payload.formats.ntfs import parse_boot_sector
 
@@ -59,13 +59,15 @@ _SectorCipher = Callable[[int, bytes], bytes]
 class BitLockerPlan:
     """How a volume shall be protected: by what a Windows 11 host has, unless said otherwise. `created` is UTC.
 
-    A volume with a clear key is suspended, whatever protectors it has beside.
+    A volume with a clear key is suspended, whatever protectors it has beside. With `encrypt_on_write` it says that it
+    is still being encrypted (though all of it is): nobody but Windows may open such a volume.
     """
 
     method: EncryptionMethod = EncryptionMethod.AES_XTS_128
     protectors: tuple[ProtectorKind, ...] = (ProtectorKind.TPM, ProtectorKind.RECOVERY_PASSWORD)
     description: str = "FRONTDESK-07 C: 3/1/2024"
     created: datetime = datetime(2024, 3, 1, 8, 30, tzinfo=UTC)
+    encrypt_on_write: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +113,15 @@ def format_volume(
     """
     if plan.method not in _KEY_BYTES:
         raise ValueError(f"{plan.method} cannot be made here")
-    secrets = Secrets(
-        guid=UUID(bytes=random(16), version=4),
-        created=plan.created,
-        master_key=random(KEY_LENGTH),
-        volume_key=random(_KEY_BYTES[plan.method]),
-        nonces=Nonces(plan.created),
-        random=random,
-    )
+    secrets = _fresh_secrets(plan, random)
     protectors = [make_protector(kind, secrets) for kind in plan.protectors]
+    kind = ENCRYPT_ON_WRITE_GUID if plan.encrypt_on_write else INFORMATION_GUID
     with ntfs.open("rb") as plain:
+        head = plain.read(512)
         layout = Layout(
             method=plan.method,
             size=os.fstat(plain.fileno()).st_size,
-            sector_size=parse_boot_sector(plain.read(512)).sector_size,
+            sector_size=parse_boot_sector(head).sector_size,
             room=room,
         )
         region = metadata_region(secrets, [entry for _, entry in protectors], layout, plan.description)
@@ -133,6 +130,7 @@ def format_volume(
             _encrypt(plain, encrypted, _sector_cipher(layout, secrets.volume_key), layout)
             for offset in room.metadata:
                 _write_at(encrypted, offset, region)
+            _write_at(encrypted, 0, boot_sector(head, room, kind))
     partial.replace(out)
     return BitLockerVolume(
         path=out,
@@ -140,6 +138,17 @@ def format_volume(
         plan=plan,
         room=room,
         protectors=tuple(made for made, _ in protectors),
+    )
+
+
+def _fresh_secrets(plan: BitLockerPlan, random: KeySource) -> Secrets:
+    return Secrets(
+        guid=UUID(bytes=random(16), version=4),
+        created=plan.created,
+        master_key=random(KEY_LENGTH),
+        volume_key=random(_KEY_BYTES[plan.method]),
+        nonces=Nonces(plan.created),
+        random=random,
     )
 
 
@@ -200,7 +209,6 @@ def _encrypt(plain: BinaryIO, encrypted: BinaryIO, cipher: _SectorCipher, layout
     plain.seek(0)
     start, kept_at = plain.read(VOLUME_HEADER_SIZE), layout.room.volume_header
     _write_at(encrypted, kept_at, _sectors(start, kept_at, cipher, layout.sector_size))
-    _write_at(encrypted, 0, boot_sector(start, layout.room))
 
 
 def _sectors(plain: bytes, offset: int, cipher: _SectorCipher, size: int) -> bytes:

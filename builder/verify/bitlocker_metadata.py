@@ -84,8 +84,8 @@ class Secrets:
     random: KeySource
 
 
-def boot_sector(ntfs: bytes, room: Room) -> bytes:
-    """The boot sector of a BitLocker volume whose inside begins with the boot sector `ntfs`."""
+def boot_sector(ntfs: bytes, room: Room, guid: bytes = INFORMATION_GUID) -> bytes:
+    """The boot sector of a BitLocker volume whose inside begins with the boot sector `ntfs`; `guid` says its kind."""
     sector = bytearray(512)
     sector[0:11] = b"\xeb\x58\x90" + SIGNATURE
     # Bytes per sector, sectors per cluster; media, geometry, sectors before the volume.
@@ -95,7 +95,7 @@ def boot_sector(ntfs: bytes, room: Room) -> bytes:
     struct.pack_into("<HH", sector, 48, 1, 6)
     sector[64], sector[66] = 0x80, 0x29
     sector[71:90] = b"NO NAME    FAT32   "
-    sector[160:176] = INFORMATION_GUID
+    sector[160:176] = guid
     struct.pack_into("<QQQ", sector, 176, *room.metadata)
     sector[510:512] = b"\x55\xaa"
     return bytes(sector)

@@ -235,6 +235,16 @@ def test_each_of_two_recovery_passwords_opens_it(plain: _Plain, tmp_path: Path) 
 
 
 @needs("cryptsetup")
+def test_a_volume_that_says_it_is_still_being_encrypted(plain: _Plain, tmp_path: Path) -> None:
+    plan = BitLockerPlan(protectors=(ProtectorKind.STARTUP_KEY,), encrypt_on_write=True)
+    volume = format_volume(plain.path, tmp_path / "volume", plan, room=plain.room, random=seeded(b"test"))
+    assert _read(volume.path).state is FveState.ENCRYPT_ON_WRITE
+    argv = ["cryptsetup", "bitlkDump", "--debug", str(volume.path)]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=_LIMIT).stdout
+    assert "BITLK type from GUID: encrypt-on-write" in said
+
+
+@needs("cryptsetup")
 def test_cryptsetup_reads_the_plan(made: BitLockerVolume) -> None:
     argv = ["cryptsetup", "bitlkDump", str(made.path)]
     dump = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=_LIMIT).stdout
