@@ -23,6 +23,7 @@ from payload.environment import (
     VolumeState,
     any_name,
 )
+from payload.key_prompt import Instead, PassphraseQuestion, RecoveryQuestion
 
 FAULTY_NS = 1721362200 * 10**9  # 2024-07-19T04:10:00Z
 CORRECTED_NS = 1721367600 * 10**9  # 2024-07-19T05:40:00Z
@@ -220,6 +221,30 @@ class MemoryScreen:
     def key(self, seconds: float) -> str | None:
         """The next scripted key; when there are no more, the technician powers the machine off."""
         return self.keys.pop(0) if self.keys else "p"
+
+
+class FakePrompt:
+    """`KeyPrompt` that gives scripted answers and keeps the questions; without any more, nobody is there."""
+
+    def __init__(self, *answers: str | bytes | Instead) -> None:
+        self.answers = list(answers)
+        self.questions: list[PassphraseQuestion | RecoveryQuestion] = []
+
+    def passphrase(self, question: PassphraseQuestion) -> str | Instead:
+        """The next answer, which must be a passphrase or something instead."""
+        answer = self._next(question)
+        assert isinstance(answer, str | Instead)
+        return answer
+
+    def recovery_key(self, question: RecoveryQuestion) -> bytes | Instead:
+        """The next answer, which must be a key or something instead."""
+        answer = self._next(question)
+        assert isinstance(answer, bytes | Instead)
+        return answer
+
+    def _next(self, question: PassphraseQuestion | RecoveryQuestion) -> str | bytes | Instead:
+        self.questions.append(question)
+        return self.answers.pop(0) if self.answers else Instead.NOBODY
 
 
 @dataclass
