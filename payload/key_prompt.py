@@ -57,7 +57,10 @@ class RecoveryQuestion:
 
 
 class KeyPrompt(Protocol):
-    """Somebody who can be asked for keys. It shows its questions, counts down, and never logs an answer."""
+    """Somebody who can be asked for keys. It shows its questions, counts down, and never logs an answer.
+
+    Where nobody can be asked (a terminal that is not ours, a profile that says so), there is no prompt.
+    """
 
     def passphrase(self, question: PassphraseQuestion) -> str | Instead:
         """The passphrase as typed; SKIP or NOBODY."""
@@ -66,15 +69,3 @@ class KeyPrompt(Protocol):
     def recovery_key(self, question: RecoveryQuestion) -> bytes | Instead:
         """The 16-byte key of a recovery password whose groups are all well-formed, or what was answered instead."""
         ...
-
-
-class NobodyToAsk:
-    """Where nobody can be asked: a terminal that is not ours, or a profile that says so."""
-
-    def passphrase(self, question: PassphraseQuestion) -> str | Instead:
-        """Nobody."""
-        return Instead.NOBODY
-
-    def recovery_key(self, question: RecoveryQuestion) -> bytes | Instead:
-        """Nobody."""
-        return Instead.NOBODY
