@@ -254,7 +254,8 @@ def _add_keys(commands: _Commands) -> None:
         "bluelift keys import entra-export.json ad-export.ldif -o keys.vault\n"
         "bluelift keys list keys.vault\n"
         "bluelift keys subset keys.vault --hosts branch.txt -o branch.vault\n"
-        "bluelift keys rekey keys.vault",
+        "bluelift keys rekey keys.vault\n"
+        "bluelift keys iso branch.vault -o keys.iso      a second CD, for VMs",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add = actions.add_parser("import", help="recovery passwords from CSV, JSON, LDIF or text files into a new vault")
@@ -263,6 +264,10 @@ def _add_keys(commands: _Commands) -> None:
     part = actions.add_parser("subset", help="a vault with some of the keys, under the same passphrase")
     part.add_argument("--key-ids", type=Path, metavar="FILE", help="keep these key ids, one a line")
     again = actions.add_parser("rekey", help="the same keys under a new passphrase")
+    disc = actions.add_parser("iso", help="a CD that holds a vault, for VMs that see no stick")
+    disc.add_argument("vault", type=Path, metavar="VAULT", help="the vault")
+    disc.add_argument("-o", "--output", type=Path, required=True, metavar="ISO", help="the new ISO")
+    disc.add_argument("--force", action="store_true", help="replace a file that is there")
     for action in (show, part, again):
         action.add_argument("vault", type=Path, metavar="VAULT", help="the vault")
         action.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line instead of typing it")

@@ -37,6 +37,7 @@ UNDONE_NAME = "undone.json"
 MEDIUM_FOLDER = "Bluelift"
 MEDIUM_IDENTITY = "image.json"
 MEDIUM_RECEIPTS = "receipts"
+MEDIUM_VAULT = "vault"
 
 
 #: Windows's DLLs that the payload loads through ctypes, which shows in no import table.

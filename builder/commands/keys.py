@@ -17,6 +17,7 @@ from builder.errors import KeysError, OutputError, UsageError
 from builder.keys import passphrase, vault_file
 from builder.keys.found import GUID, Collection, FoundKey, guid_bytes, guid_text
 from builder.keys.importers import read_keys
+from builder.keys.vault_iso import write_vault_iso
 from payload.formats.vault import TagsCollide, VaultRecord, normalised
 
 #: How many rejects or conflicts are shown; the rest is counted.
@@ -25,7 +26,7 @@ _SHOWN = 20
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Do one of the actions."""
-    action = {"import": _import, "list": _list, "subset": _subset, "rekey": _rekey}[arguments.action]
+    action = {"import": _import, "list": _list, "subset": _subset, "rekey": _rekey, "iso": _iso}[arguments.action]
     return action(arguments, console)
 
 
@@ -138,6 +139,21 @@ def _rekey(arguments: argparse.Namespace, console: Console) -> int:
                 *(("write the passphrase down now: it is shown this once and stored nowhere",) if made_up else ()),
                 "destroy the copies of the old vault: its passphrase still opens them",
             ),
+        )
+    )
+    return 0
+
+
+def _iso(arguments: argparse.Namespace, console: Console) -> int:
+    _refuse_existing(arguments)
+    console.expect(1)
+    with console.step("write the ISO and read it back") as step:
+        made = write_vault_iso(arguments.vault, arguments.output, step=step)
+    console.summary(
+        Summary(
+            title=f"{arguments.output} is ready",
+            facts=(("size", size_text(made.size)), ("sha256", made.sha256)),
+            next_steps=("attach it to the VM as a second CD; the passphrase is asked for once",),
         )
     )
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -125,6 +126,8 @@ def test_a_new_passphrase_replaces_the_old_one(folder: Path) -> None:
         (("list", "keys.csv", "--passphrase-file", "words"), 11, "not a Bluelift vault"),
         (("list", "short.vault", "--passphrase-file", "words"), 11, "cut off"),
         (("list", "no.vault", "--passphrase-file", "words"), 11, "cannot be read"),
+        (("iso", "keys.csv", "-o", "x.iso"), 11, "not a Bluelift vault"),
+        (("iso", "short.vault", "-o", "x.iso"), 11, "cut off"),
         (("subset", "all.vault", "--passphrase-file", "words", "-o", "x.vault"), 2, "which keys to keep"),
         (("subset", "all.vault", "--passphrase-file", "words", "--hosts", "weak", "-o", "x.vault"), 11, "none of"),
         (("subset", "all.vault", "--passphrase-file", "words", "--key-ids", "weak", "-o", "x.vault"), 2, "weak:1"),
@@ -145,6 +148,16 @@ def test_a_weak_passphrase_can_be_forced(folder: Path) -> None:
     (folder / "weak").write_text("Summer2024!")
     keys("import", "keys.csv", "-o", "x.vault", "--new-passphrase-file", "weak", "--weak", cwd=folder)
     assert len(held(folder / "x.vault", "Summer2024!")) == 6
+
+
+def test_a_vault_on_a_cd_reads_back_by_another_program(folder: Path) -> None:
+    keys("iso", "all.vault", "-o", "keys.iso", cwd=folder)
+    if shutil.which("7z") is None:
+        pytest.skip("7z is not installed")
+    subprocess.run(["7z", "x", "-oout", "keys.iso"], cwd=folder, check=True, capture_output=True, timeout=60)
+    (vault,) = (folder / "out" / "Bluelift" / "vault").iterdir()
+    assert vault.name == "all.vault"
+    assert vault.read_bytes() == (folder / "all.vault").read_bytes()
 
 
 def test_the_cipher_tells_a_changed_text() -> None:
