@@ -1,4 +1,4 @@
-"""The drivers a recovery image carries, by name: storage, buses, keyboards, file systems.
+"""The drivers a recovery image carries, by name: storage, buses, keyboards, file systems, encryption.
 
 A name is a kernel module's; one that Debian builds into its kernel counts as present. What a driver depends on comes
 by itself (builder.kernel_modules).
@@ -53,7 +53,13 @@ FILE_SYSTEMS: dict[str, tuple[str, ...]] = {
     "firmware variables": ("efivarfs",),
 }
 
-GROUPS = (STORAGE, BUSES, KEYBOARDS, FILE_SYSTEMS)
+#: What opens BitLocker volumes (dm-crypt and its ciphers), and what key vaults are sealed with (AF_ALG).
+ENCRYPTION: dict[str, tuple[str, ...]] = {
+    "BitLocker": ("dm_mod", "dm_crypt", "aesni_intel", "aes_generic", "xts", "cbc", "ecb", "sha256_generic"),
+    "keys": ("algif_aead", "algif_hash", "algif_skcipher", "ccm", "gcm", "ghash_generic", "ctr", "cryptd"),
+}
+
+GROUPS = (STORAGE, BUSES, KEYBOARDS, FILE_SYSTEMS, ENCRYPTION)
 
 
 def all_drivers() -> tuple[str, ...]:

@@ -34,16 +34,17 @@ PROGRAMS = (
     "usr/bin/ntfs-3g.probe",
     "usr/bin/ntfsfix",
     "usr/bin/ntfsrecover",
+    "usr/sbin/cryptsetup",
 )
 PAYLOAD_FOLDER = "bluelift"
 CONFIG_NAME = f"{PAYLOAD_FOLDER}/config.json"
 KEYMAP_NAME = "etc/keymap.bmap"
 
 _FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin")
-#: Parts of libpython3-minimal that need what the image has not: a network, OpenSSL.
+#: Parts of libpython3-minimal that need what the image has not: a network.
 _LEFT_OUT = ("ssl.py", "email", "urllib", "sitecustomize.py")
-#: The one extension module of libpython3-stdlib that goes in: the screen needs it for the keyboard.
-_EXTENSIONS = ("termios",)
+#: What else goes in: the screen needs termios for the keyboard, and key vaults OpenSSL's PBKDF2.
+_EXTENSIONS = ("termios", "_hashlib")
 _XZ_MAGIC = b"\xfd7zXZ\0"
 _XZ_PRESET = 6
 

@@ -79,12 +79,12 @@ LAYERS: dict[str, tuple[int, str]] = {
 }
 
 #: The public top-level modules of Debian 13's libpython3.13-minimal (its .py files, and what is built into its
-#: interpreter), plus termios, the one extension module that the initramfs adds. Without ssl, email, urllib and
+#: interpreter), plus hmac and termios, which the initramfs adds. Without ssl, email, urllib and
 #: sitecustomize, which the initramfs leaves out.
 MINIMAL_PYTHON = frozenset(
     """abc argparse array ast atexit base64 binascii bisect builtins calendar cmath codecs collections compileall
     configparser contextlib copy copyreg csv dataclasses datetime dis encodings enum errno faulthandler fcntl filecmp
-    fnmatch functools gc genericpath getopt glob grp hashlib heapq importlib inspect io ipaddress itertools json keyword
+    fnmatch functools gc genericpath getopt glob grp hashlib heapq hmac importlib inspect io ipaddress itertools json keyword
     linecache locale logging marshal math opcode operator optparse os pathlib pickle pkgutil platform posix posixpath
     pwd py_compile pyexpat quopri random re reprlib runpy select selectors signal site socket stat string stringprep
     struct subprocess sys sysconfig syslog tempfile textwrap threading time token tokenize traceback tracemalloc types

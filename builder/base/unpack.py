@@ -23,16 +23,18 @@ _KEPT = re.compile(
   | usr/bin/(ckbcomp|loadkeys|perl)
   | usr/lib/x86_64-linux-gnu/perl-base/(strict|warnings)\.pm
   | usr/share/X11/xkb/(keycodes|rules|symbols)/.*
-  | usr/sbin/(ntfsck|ntfsrecover)
-  | usr/lib/python3\.\d+/(?!lib-dynload/).*
+  | usr/sbin/(cryptsetup|ntfsck|ntfsrecover)
+  | usr/lib/python3\.\d+/(?!lib-dynload/(?!_hashlib\.)).*
   | (usr/)?lib64/.*
   | usr/lib/x86_64-linux-gnu/[^/]*\.so[^/]*
   | usr/share/doc/[^/]+/copyright
     """,
     re.VERBOSE,
 )
-#: Of libpython3-stdlib one extension module is wanted: the rest of it is large and not in the image.
-_KEPT_OF_STDLIB = re.compile(r"usr/lib/python3\.\d+/lib-dynload/termios\..*|usr/share/doc/[^/]+/copyright")
+#: Of libpython3-stdlib two modules are wanted: the rest of it is large and not in the image.
+_KEPT_OF_STDLIB = re.compile(
+    r"usr/lib/python3\.\d+/(hmac\.py|lib-dynload/termios\..*)|usr/share/doc/[^/]+/copyright"
+)
 _UNMERGED = ("bin", "lib", "sbin")
 
 
