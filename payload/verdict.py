@@ -98,13 +98,17 @@ def error_note(error: BaseException) -> str:
 
 def disk_verdicts(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> list[Verdict]:
     """Verdicts of disks that are not ok and of which no volume speaks for them."""
+    return [verdict for _, verdict in _judged_disks(disks, volumes)]
+
+
+def _judged_disks(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> list[tuple[DiskRecord, Verdict]]:
     spoken_for = {volume.disk for volume in volumes}
-    verdicts = []
-    for disk in disks:
-        if disk.state not in QUIET_DISKS and disk.id not in spoken_for:
-            known = disk.state in {state.value for state in STATE_VERDICTS}
-            verdicts.append(STATE_VERDICTS[VolumeState(disk.state)] if known else Verdict.LEFT_ALONE)
-    return verdicts
+    known = {state.value: verdict for state, verdict in STATE_VERDICTS.items()}
+    return [
+        (disk, known.get(disk.state, Verdict.LEFT_ALONE))
+        for disk in disks
+        if disk.state not in QUIET_DISKS and disk.id not in spoken_for
+    ]
 
 
 def summarise(
@@ -140,7 +144,7 @@ def _trouble(
         sentence = f"{_volume_name(first)} {what}: {first.detail}."
         advice = first.advice or (_AGAIN if verdict is Verdict.FAILED else "")
     else:
-        disk = next(disk for disk in disks if disk.state not in QUIET_DISKS)
+        disk = next(disk for disk, judged in _judged_disks(disks, volumes) if judged is verdict)
         sentence = f"Disk {disk.id} was not opened: {(disk.detail or disk.state).rstrip('.')}."
         advice = _STATE_ADVICE[VolumeState.RAID_MEMBER] if verdict is Verdict.LEFT_ALONE else _AGAIN
     if len(culprits) > 1:

@@ -426,6 +426,18 @@ def test_a_disk_that_was_not_opened_counts(state: str, verdict: Verdict) -> None
     assert "1 other volume repaired" in receipt.sentence
 
 
+def test_the_disk_that_is_named_is_the_one_the_verdict_is_about() -> None:
+    environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
+    environment.disk_records = [
+        disk("sda", state="raid-member", detail="of a set that its volumes speak for"),
+        disk("sdb", state="locked", detail="locked"),
+        disk("sdc", state="unreadable", detail="The disk cannot be read."),
+    ]
+    receipt = run(environment)
+    assert receipt.verdict is Verdict.FAILED
+    assert receipt.sentence.startswith("Disk sdc was not opened: The disk cannot be read.")
+
+
 def test_the_medium_this_image_was_started_from_does_not_count() -> None:
     environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
     environment.disk_records.append(disk("sdb", state="boot-medium", detail="This image was started from it."))
