@@ -123,7 +123,8 @@ def choose_store(files: VolumeFiles, run_id: str) -> StoreChoice:
         what = "a reparse point" if parent.kind is EntryKind.LINK else "not a folder"
         raise StoreRefused(f"{windows_path((parent.name,))} is {what}, so nothing can be kept there safely.")
     names = [*_usual_stores(), f"{STORE_NAME}-{run_id}"]
-    entries = files.listing((parent.name,), lambda name: any(map(called(name), names)))
+    folded = {name.casefold() for name in names}
+    entries = files.listing((parent.name,), lambda name: name.casefold() in folded)
     notes: list[str] = []
     for name in names:
         same = [entry for entry in entries if entry.name.casefold() == name.casefold()]
