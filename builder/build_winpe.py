@@ -153,6 +153,10 @@ class _Work:
         reason = entry.reason if isinstance(entry, Missed) else f"{name} is not in the output folder, or another"
         with self.console.step(step.title) as shown:
             shown.note(reason)
+            # Also where boot.wim's new parts are in the cache: most of it comes from the base, as that lies there now.
+            check_base_once(
+                self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=shown
+            )
             facts = self._write_iso(files, boot_wim, stores, staged / name, shown)
         self.made.append(step.name)
         if isinstance(entry, Missed):
@@ -200,9 +204,6 @@ class _Work:
         from builder.wim_build import Put, WimChanges, WimOrder, change_wim  # noqa: PLC0415
         from builder.winpe_files import PAYLOAD_FOLDER, winpe_files  # noqa: PLC0415
 
-        check_base_once(
-            self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=step
-        )
         config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
         puts = [Put(target=f"{PAYLOAD_FOLDER}/{f.path}", source=f.content) for f in self.payload.payload.files]
         puts += [Put(target=inside, source=path) for inside, path in self.base.drivers.items()]
