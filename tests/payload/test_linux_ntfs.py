@@ -419,7 +419,10 @@ def _processes_with(node: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        command = (entry / "cmdline").read_bytes().split(b"\0")
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # another program of this machine, which has just ended
         if command[0] == b"ntfs-3g" and str(node).encode() in command:
             found.append(int(entry.name))
     return found
