@@ -25,7 +25,7 @@ from payload.environment import (
     any_name,
     windows_path,
 )
-from payload.environment.posix_ntfs import copy_whole, forget_removed, is_plain
+from payload.environment.posix_ntfs import copy_whole, forget_removed, short_name_of, streams_of_plain
 from payload.formats.security_descriptor import is_protected_descriptor, protected_descriptor
 
 #: ntfs-3g's extended attribute that is the file's whole security descriptor ("Extended attributes", ntfs-3g wiki).
@@ -149,12 +149,13 @@ class PosixVolumeFiles:
         """See VolumeFiles. Only on NTFS through ntfs-3g, which journals nothing, and only for a plain file."""
         with self.open_file(source) as original, self._parent(destination) as folder:
             device = _ntfs_device(original.fileno())
-            if device is None or not is_plain(device, os.fstat(original.fileno()).st_ino):
+            streams = streams_of_plain(device, original.fileno()) if device else None
+            if streams is None:
                 raise RenameInstead(errno.ENOTSUP, f"{windows_path(source)} is better renamed than copied")
             descriptor = os.open(destination[-1], _NEW_FILE_FLAGS, 0o600, dir_fd=folder)
             try:
                 with os.fdopen(descriptor, "wb", buffering=0) as copied:
-                    copy_whole(original.fileno(), copied.fileno())
+                    copy_whole(original.fileno(), copied.fileno(), streams)
                     _sync(copied.fileno())
                 _sync(folder)
             except OSError:
@@ -165,7 +166,11 @@ class PosixVolumeFiles:
     def remove(self, path: VolumePath) -> None:
         """See VolumeFiles. A folder is not removed."""
         with self._parent(path) as folder:
-            os.unlink(path[-1], dir_fd=folder)
+            try:
+                os.unlink(path[-1], dir_fd=folder)
+            except OSError:
+                if not _finish_removal(folder, path[-1]):
+                    raise
             _sync(folder)
 
     def settle_removal(self, path: VolumePath, file_number: int) -> None:
@@ -173,7 +178,7 @@ class PosixVolumeFiles:
         with self._parent(path) as folder:
             device = _ntfs_device(folder)
             if device is not None and file_number and not _exists(folder, path[-1]):
-                forget_removed(device, file_number, folder=os.fstat(folder).st_ino, name=path[-1])
+                forget_removed(device, file_number, folder=os.fstat(folder).st_ino, names=path[-1:])
 
     @contextlib.contextmanager
     def _parent(self, path: VolumePath) -> Iterator[int]:
@@ -269,6 +274,29 @@ def _require_file(folder: int, path: VolumePath) -> None:
         raise _reparse_point(path)
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, f"{windows_path(path)} is no ordinary file")
+
+
+def _finish_removal(folder: int, name: str) -> bool:
+    """Remove a file that ntfs-3g cannot remove since the power went while it did; whether it is gone.
+
+    ntfs-3g takes the 8.3 name out of the folder first, and gives up where the folder does not list what the file's
+    record knows. So that name is listed again.
+    """
+    device = _ntfs_device(folder)
+    if device is None or not _exists(folder, name):
+        return False
+    number, within = os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino, os.fstat(folder).st_ino
+    short = short_name_of(device, number, folder=within)
+    if not short:
+        return False
+    with contextlib.suppress(OSError):
+        os.link(name, short, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=folder)
+    if _exists(folder, name):
+        return False
+    forget_removed(device, number, folder=within, names=(name, short))
+    return True
 
 
 def _refuse_special(folder: int, path: VolumePath) -> None:

@@ -32,14 +32,16 @@ class RecordedName:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """A file record. `plain`: one name (beside its 8.3 one) and one stream of bytes that are stored as they are.
+    """A file record. `plain`: one name (beside its 8.3 one) and bytes that are stored as they are.
 
-    Not plain are files with hard links, named streams, extended attributes, an object identifier or a reparse point,
-    those that are compressed, sparse or encrypted, and those that need more than one record.
+    `streams` are the names of what it has beside its content. Not plain are files with hard links, extended attributes,
+    an object identifier or a reparse point, those that are compressed, sparse or encrypted, and those that need more
+    than one record.
     """
 
     in_use: bool
     names: tuple[RecordedName, ...]
+    streams: tuple[str, ...]
     plain: bool
 
 
@@ -50,14 +52,15 @@ def read_file_record(stream: BinaryIO, number: int) -> FileRecord:
     record = _plain(raw)
     attributes = list(_attributes(record))
     names = tuple(_recorded_name(record, attribute) for attribute in attributes if attribute.kind == _FILE_NAME)
-    data = [attribute for attribute in attributes if attribute.kind == _DATA]
+    data = [attribute.name for attribute in attributes if attribute.kind == _DATA]
     (base,) = struct.unpack_from("<Q", record, 32)
     return FileRecord(
         in_use=bool(record[_FLAGS_OFFSET] & _IN_USE),
         names=names,
+        streams=tuple(name for name in data if name),
         plain=not base
-        and all(a.kind in _SURVIVE_A_COPY and not a.flags and not a.named for a in attributes)
-        and len(data) == 1
+        and all(a.kind in _SURVIVE_A_COPY and not a.flags and (a.kind == _DATA or not a.name) for a in attributes)
+        and data.count("") == 1
         and len({(name.parent, name.name) for name in names if not name.short}) == 1,
     )
 
@@ -81,7 +84,7 @@ class _Attribute:
     offset: int
     length: int
     resident: bool
-    named: bool
+    name: str
     flags: int
 
 
@@ -94,7 +97,7 @@ def _plain(raw: bytes) -> bytes:
 def _offset_of(stream: BinaryIO, boot: BootSector, number: int) -> int:
     """Where on the volume a record lies. Raises NtfsError also where the table's own record is in several parts."""
     table = _plain(read_at(stream, boot.mft_offset, boot.record_size))
-    data = next((a for a in _attributes(table) if a.kind == _DATA and not a.resident and not a.named), None)
+    data = next((a for a in _attributes(table) if a.kind == _DATA and not a.resident and not a.name), None)
     if data is None:
         raise NtfsError("the file table's own record says nothing about where it lies")
     place = number * boot.record_size
@@ -108,17 +111,18 @@ def _offset_of(stream: BinaryIO, boot: BootSector, number: int) -> int:
 def _attributes(record: bytes) -> Iterator[_Attribute]:
     (offset,) = struct.unpack_from("<H", record, 20)
     while offset + 24 <= len(record):
-        kind, length, non_resident, name_length, _, flags = struct.unpack_from("<IIBBHH", record, offset)
+        kind, length, non_resident, name_length, name_offset, flags = struct.unpack_from("<IIBBHH", record, offset)
         if kind == _END:
             return
         if length < 24 or offset + length > len(record):
             break
+        name_at = offset + name_offset
         yield _Attribute(
             kind=kind,
             offset=offset,
             length=length,
             resident=not non_resident,
-            named=bool(name_length),
+            name=record[name_at : name_at + 2 * name_length].decode("utf-16-le", "replace"),
             flags=flags,
         )
         offset += length

@@ -55,7 +55,7 @@ def test_what_a_record_says(image: Path) -> None:
     assert [(name.parent, name.name) for name in table.names] == [(5, "$MFT")]
     assert plain.in_use and plain.plain
     assert [(name.parent, name.name, name.short) for name in plain.names] == [(5, "C-1.sys", False)]
-    assert two.in_use and not two.plain
+    assert two.in_use and two.plain and two.streams == ("more",)
 
 
 def test_a_freed_record_is_one_byte_and_no_file_for_other_programs(image: Path, tmp_path: Path) -> None:
