@@ -194,6 +194,19 @@ def test_reported(settings: PayloadConfig, dry_run: bool, because: str) -> None:
     assert receipt.dry_run is dry_run
 
 
+def test_what_other_rules_moved_is_told_beside_what_was_only_reported() -> None:
+    files = windows_files()
+    files.add(f"{CHANNEL_FOLDER}\\notes.txt", b"x")
+    noticing = Rule(id="noticed", pattern=r"System32\drivers\CrowdStrike\notes.txt", policy=Policy.REPORT_ONLY)
+    receipt = run(FakeEnvironment(FakeVolume(volume(), files)), config(rules=(*BUILT_IN_RULES, noticing)))
+    assert receipt.verdict is Verdict.REPORTED
+    assert receipt.sentence == (
+        "1 file on this host would be acted on. 1 file moved to quarantine; the rest was left, because the rules only "
+        "report on them."
+    )
+    assert FAULTY_PATH not in files.paths()
+
+
 def test_a_dry_run_reports_an_interrupted_run_too() -> None:
     files = windows_files()
     environment = FakeEnvironment(FakeVolume(volume(), files))
