@@ -246,9 +246,6 @@ class _Work:
         from builder.wim_build import WimChanges, WimOrder, change_wim  # noqa: PLC0415
         from builder.winpe_files import winpe_files  # noqa: PLC0415
 
-        check_base_once(
-            self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=step
-        )
         config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
         puts = [*self._large_puts(), *winpe_files(config, keyboard=self.profile.winpe.keyboard)]
         order = WimOrder(
