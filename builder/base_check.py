@@ -17,7 +17,8 @@ from builder.errors import ImageError
 from builder.plan import digest
 from builder.wim import Wim
 
-_STEP = "base-check"
+#: The name of its entries in the cache.
+BASE_CHECK = "base-check"
 _MOST_NAMED = 5
 
 
@@ -29,14 +30,14 @@ def check_base_once(wim: Wim, index: int, *, identity: str, cache: Cache, step: 
     the damaged files.
     """
     recipe = {"wim": identity, "image": str(index), **_as_it_lies(wim.source.path)}
-    content_id = digest({"step": _STEP, **recipe})
-    if isinstance(cache.find(step=_STEP, content_id=content_id, recipe=recipe), Entry):
+    content_id = digest({"step": BASE_CHECK, **recipe})
+    if isinstance(cache.find(step=BASE_CHECK, content_id=content_id, recipe=recipe), Entry):
         return
     started = time.monotonic()
     damaged = wim.damaged(lambda done, total: step.progress(done, total, "bytes"), image=index)
     if damaged:
         raise _damaged(wim, damaged)
-    with cache.storing(step=_STEP, content_id=content_id, recipe=recipe) as into:
+    with cache.storing(step=BASE_CHECK, content_id=content_id, recipe=recipe) as into:
         (into / "checked.json").write_text(json.dumps(recipe, indent=1, sort_keys=True) + "\n")
     step.note(
         f"every file of image {index} compared with its sha1, once for this base: {time.monotonic() - started:.1f} s"

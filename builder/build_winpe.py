@@ -13,10 +13,10 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from builder import RELEASE_EPOCH, __version__, resources
 from builder.base_check import check_base_once
@@ -42,7 +42,17 @@ from builder.outputs import (
 )
 from builder.pe import Machine, PeError, read_pe
 from builder.plan import Facts, Plan, PlannedStep, epoch_from
-from builder.plan_winpe import BOOT_WIM, PAYLOAD, STORES, WinpeFacts, boot_cas, image_name, iso_step, make_winpe_plan
+from builder.plan_winpe import (
+    BOOT_WIM,
+    PACKED,
+    PAYLOAD,
+    STORES,
+    WinpeFacts,
+    boot_cas,
+    image_name,
+    iso_step,
+    make_winpe_plan,
+)
 from builder.plan_winpe import MANIFEST as MANIFEST_STEP
 from builder.profile import Profile
 from builder.report import ListedFile, WinpeFiles, WinpeImage, json_bytes, sha256sums, winpe_manifest
@@ -52,8 +62,12 @@ from builder.winpe_base import ARCHITECTURES, ChosenBase, choose, open_media_of
 from payload.contract import MEDIUM_FOLDER
 from payload.formats.records import RecordError, from_json, to_json
 
-#: Base media, payload, image, boot.wim, boot menus, two ISOs at most, manifest, output.
-_STEPS = 8
+if TYPE_CHECKING:
+    from builder.wim_build import Put
+
+#: Base media, payload, image, boot menus, payload compressed, boot.wim, one ISO of two at most, manifest, output.
+_STEPS = 9
+_PACKED_WIM = "packed.wim"
 _WIM_NEW, _WIM_FACTS, _ISO_FACTS = "boot.wim.new", "boot.wim.json", "iso.json"
 _BACKGROUND = "Windows/System32/winpe.jpg"
 #: What an earlier Bluelift put there is not to stay.
@@ -149,10 +163,14 @@ class _Work:
                 self.console.skipped(step.title, "already there, checked")
                 return _image_of(name, ca, facts)
         stores = self._entry(STORES, self._put_stores)
-        boot_wim = self._entry(BOOT_WIM, self._put_wim)
+        boot_wim = self._wim()
         reason = entry.reason if isinstance(entry, Missed) else f"{name} is not in the output folder, or another"
         with self.console.step(step.title) as shown:
             shown.note(reason)
+            # Also where boot.wim's new parts are in the cache: most of it comes from the base, as that lies there now.
+            check_base_once(
+                self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=shown
+            )
             facts = self._write_iso(files, boot_wim, stores, staged / name, shown)
         self.made.append(step.name)
         if isinstance(entry, Missed):
@@ -196,25 +214,47 @@ class _Work:
         )
         return _IsoFacts(size=written.size, sha256=written.sha256, media=listed)
 
-    def _put_wim(self, into: Path, step: Step) -> None:
-        from builder.wim_build import Put, WimChanges, WimOrder, change_wim  # noqa: PLC0415
-        from builder.winpe_files import PAYLOAD_FOLDER, winpe_files  # noqa: PLC0415
+    def _wim(self) -> Entry:
+        """What the cache keeps of boot.wim: it is put together when it is written."""
+        if BOOT_WIM not in self._needed and isinstance(self._find(BOOT_WIM), Missed):
+            self._entry(PACKED, self._put_packed)
+        return self._entry(BOOT_WIM, self._put_wim)
 
-        check_base_once(
-            self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=step
-        )
-        config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
+    def _large_puts(self) -> list[Put]:
+        """What goes into boot.wim and does not depend on the profile's text."""
+        from builder.wim_build import Put  # noqa: PLC0415
+        from builder.winpe_files import PAYLOAD_FOLDER  # noqa: PLC0415
+
         puts = [Put(target=f"{PAYLOAD_FOLDER}/{f.path}", source=f.content) for f in self.payload.payload.files]
         puts += [Put(target=inside, source=path) for inside, path in self.base.drivers.items()]
         if self.base.background is not None:
             puts.append(Put(target=_BACKGROUND, source=self.base.background))
-        puts += winpe_files(config, keyboard=self.profile.winpe.keyboard)
+        return puts
+
+    def _put_packed(self, into: Path, step: Step) -> None:
+        from builder.wim_build import pack  # noqa: PLC0415
+
+        pack(
+            self._large_puts(),
+            into / _PACKED_WIM,
+            compression=self.base.wim.header.compression,
+            epoch=self.plan.epoch,
+            progress=lambda done, total: step.progress(done, total, "bytes"),
+        )
+
+    def _put_wim(self, into: Path, step: Step) -> None:
+        from builder.wim_build import WimChanges, WimOrder, change_wim  # noqa: PLC0415
+        from builder.winpe_files import winpe_files  # noqa: PLC0415
+
+        config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
+        puts = [*self._large_puts(), *winpe_files(config, keyboard=self.profile.winpe.keyboard)]
         order = WimOrder(
             source=self.base.media.boot_wim,
             index=self.base.choice.index,
             changes=WimChanges(puts=tuple(puts), deletions=_DELETIONS, renames=self.base.choice.renames),
             epoch=self.plan.epoch,
             guid=hashlib.sha256((self.plan.step(BOOT_WIM).id or "").encode()).digest()[:16],
+            packed=self._entry(PACKED, self._put_packed).path(_PACKED_WIM),
         )
         changed = change_wim(order, into / _WIM_NEW, progress=lambda done, total: step.progress(done, total, "bytes"))
         sizes = {put.target: _size(put.source) for put in puts}
@@ -250,7 +290,7 @@ class _Work:
             (into / f"bcd-{firmware.name.lower()}").write_bytes(store)
 
     def _put_manifest(self, into: Path, images: tuple[WinpeImage, ...]) -> None:
-        injected = _read_facts(self._entry(BOOT_WIM, self._put_wim), _WIM_FACTS, _WimFacts).injected
+        injected = _read_facts(self._wim(), _WIM_FACTS, _WimFacts).injected
         content = winpe_manifest(
             profile=self.profile,
             plan=self.plan,
@@ -283,13 +323,8 @@ class _Work:
         assert step.id is not None, "the base is known by now"
         return self.cache.find(step=name, content_id=step.id, recipe=step.recipe)
 
-    @contextmanager
-    def _storing(self, step: PlannedStep) -> Iterator[Path]:
-        # Syncing takes as long as making boot.wim does.
-        with self.cache.storing(
-            step=step.name, content_id=step.id or "", recipe=step.recipe, synced=step.name != BOOT_WIM
-        ) as into:
-            yield into
+    def _storing(self, step: PlannedStep) -> AbstractContextManager[Path]:
+        return self.cache.storing(step=step.name, content_id=step.id or "", recipe=step.recipe)
 
 
 def _freezing(profile: Profile, options: BuildOptions) -> FreezeOptions:
@@ -401,4 +436,4 @@ def _publish(folder: Path, staged: Path, images: tuple[WinpeImage, ...], manifes
         console.skipped(f"output to {folder}", "already there, checked")
         return
     with console.step(f"output to {folder}"):
-        put_in_place(staged, folder, fresh, synced=False)
+        put_in_place(staged, folder, fresh)

@@ -31,6 +31,7 @@ STORE_NAME = "Bluelift"
 QUARANTINE_FOLDER = "quarantine"
 JOURNAL_NAME = "journal.json"
 RECEIPT_NAME = "receipt.json"
+UNDOING_NAME = "undoing.json"
 UNDONE_NAME = "undone.json"
 
 #: Where Bluelift looks for and leaves things on the boot medium and on sticks.
@@ -270,7 +271,10 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One intended move: from `source` to `destination`, both Windows-style below the volume's root."""
+    """One intended move: from `source` to `destination`, both Windows-style below the volume's root.
+
+    `file_number` is the number of the file's record on the volume, 0 where it is not known.
+    """
 
     rule: str
     action: Action
@@ -279,6 +283,7 @@ class JournalEntry:
     size: int
     modified_ns: int
     sha256: str
+    file_number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 from builder.errors import BaseMediaError
 from builder.extents import Joined
 
-_BLOCK = 1 << 20
+#: What is hashed at once: it should still be in the processor's cache when it is.
+_BLOCK = 256 << 10
 
 
 class SourceShrank(OSError):

@@ -27,6 +27,7 @@ _LARGEST_READ_WHOLE = 256 << 20
 _LARGEST_BOOT_IMAGE = 64 << 20
 #: Larger files of a UDF tree (install.wim) are not hashed: the image as a whole is.
 _LARGEST_HASHED = 1 << 30
+_WHICH_FILE = "Give the .iso or .wim file itself; of an ADK folder that is media/sources/boot.wim."
 _ALONE = (
     "A WIM alone does not boot: 'bluelift build winpe --winre FILE --media PATH' takes boot files from an install ISO"
     " or an ADK folder."
@@ -111,9 +112,9 @@ def inspect_image(path: Path, step: Step | None = None) -> ImageReport:
             size = stream.seek(0, 2)
             return _report(path, IsoImage(stream, size), step or SilentStep())
     except IsADirectoryError as error:
-        raise ImageError(f"{path} is a folder, not an image", hint="Give the .iso file itself.") from error
+        raise ImageError(f"{path} is a folder, not an image", hint=_WHICH_FILE) from error
     except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        raise ImageError(f"cannot read {path}: {error.strerror}", hint=_WHICH_FILE) from error
 
 
 def _report(path: Path, image: IsoImage, step: Step) -> ImageReport:

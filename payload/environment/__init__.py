@@ -102,9 +102,29 @@ class VolumeFiles(Protocol):
         """Move a file within the volume and sync both directories. Raises FileExistsError, never overwrites."""
         ...
 
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """Make a second file with the content, times, attributes and access list of `source`, and sync it.
+
+        Raises RenameInstead where that is no safer way to move the file than `rename`. When it fails, a part of the
+        copy is left behind only where it cannot be removed; it never overwrites.
+        """
+        ...
+
     def remove(self, path: VolumePath) -> None:
         """Remove one file name and sync its directory."""
         ...
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """Make sure that no check of the volume brings back the file that was removed from `path`.
+
+        `file_number` is the second part of its `Entry.identity`; 0 where it is not known. Does nothing where removing
+        cannot be cut in two, or was not.
+        """
+        ...
+
+
+class RenameInstead(OSError):
+    """A file is better renamed than copied: the file system journals renames, or a copy would lose a part of it."""
 
 
 class ReparsePointInPath(OSError):

@@ -104,21 +104,16 @@ class WindowsEnvironment:
 
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
-        """The volume by its `\\\\?\\Volume{GUID}\\` name. Raises VolumeNotOpened.
-
-        `notes` is complete only after the context has been left: closing adds to it.
-        """
+        """The volume by its `\\\\?\\Volume{GUID}\\` name. Raises VolumeNotOpened; OSError where closing fails."""
         seen = self._volumes.get(volume)
         if seen is None or volume.state in _NOT_OPENABLE:
             raise VolumeNotOpened(volume.state, volume.detail, volume.advice)
         notes: list[str] = []
         if for_changes:
             self._make_ready(volume, seen, notes)
-        try:
-            yield OpenVolume(volume=volume, files=seen.files(flush=for_changes), writable=for_changes, notes=notes)
-        finally:
-            if for_changes:
-                seen.flush()
+        yield OpenVolume(volume=volume, files=seen.files(flush=for_changes), writable=for_changes, notes=notes)
+        if for_changes:
+            seen.flush()
 
     @contextlib.contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002 - the boot medium is already known

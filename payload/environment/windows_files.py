@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterator
 from ctypes import wintypes
 from typing import BinaryIO
 
-from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, any_name, windows_path
+from payload.environment import (
+    Entry,
+    EntryKind,
+    RenameInstead,
+    ReparsePointInPath,
+    VolumePath,
+    any_name,
+    windows_path,
+)
 from payload.environment import windows_api as api
 from payload.formats.security_descriptor import (
     ADMINISTRATORS,
@@ -134,6 +142,13 @@ class WindowsVolumeFiles:
             if not api.kernel32.MoveFileExW(self._text(source), self._text(destination), api.MOVE_WRITE_THROUGH):
                 raise api.last_error()
             self._flush()
+
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """See VolumeFiles. Windows journals what it does to NTFS."""
+        raise RenameInstead(errno.ENOTSUP, f"{windows_path(source)} is to be renamed to {windows_path(destination)}")
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """See VolumeFiles. Nothing: Windows journals what it does to NTFS."""
 
     def remove(self, path: VolumePath) -> None:
         """See VolumeFiles. A folder is not removed."""

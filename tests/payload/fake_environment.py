@@ -15,6 +15,7 @@ from payload.environment import (
     EntryKind,
     Medium,
     OpenVolume,
+    RenameInstead,
     ReparsePointInPath,
     Screen,
     Volume,
@@ -143,6 +144,13 @@ class MemoryFiles:
         parent, old = self._parent(source)
         del parent.children[_find(parent, old) or old]
         to.children[name] = node
+
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """Never: this volume's renames are whole."""
+        raise RenameInstead(str(source), str(destination))
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """Nothing: so are its removals."""
 
     def remove(self, path: VolumePath) -> None:
         """A file gone."""

@@ -194,6 +194,19 @@ def test_reported(settings: PayloadConfig, dry_run: bool, because: str) -> None:
     assert receipt.dry_run is dry_run
 
 
+def test_what_other_rules_moved_is_told_beside_what_was_only_reported() -> None:
+    files = windows_files()
+    files.add(f"{CHANNEL_FOLDER}\\notes.txt", b"x")
+    noticing = Rule(id="noticed", pattern=r"System32\drivers\CrowdStrike\notes.txt", policy=Policy.REPORT_ONLY)
+    receipt = run(FakeEnvironment(FakeVolume(volume(), files)), config(rules=(*BUILT_IN_RULES, noticing)))
+    assert receipt.verdict is Verdict.REPORTED
+    assert receipt.sentence == (
+        "1 file on this host would be acted on. 1 file moved to quarantine; the rest was left, because the rules only "
+        "report on them."
+    )
+    assert FAULTY_PATH not in files.paths()
+
+
 def test_a_dry_run_reports_an_interrupted_run_too() -> None:
     files = windows_files()
     environment = FakeEnvironment(FakeVolume(volume(), files))
@@ -424,6 +437,18 @@ def test_a_disk_that_was_not_opened_counts(state: str, verdict: Verdict) -> None
     assert receipt.verdict is verdict
     assert "Disk sdb was not opened: member of an Intel RAID set" in receipt.sentence
     assert "1 other volume repaired" in receipt.sentence
+
+
+def test_the_disk_that_is_named_is_the_one_the_verdict_is_about() -> None:
+    environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
+    environment.disk_records = [
+        disk("sda", state="raid-member", detail="of a set that its volumes speak for"),
+        disk("sdb", state="locked", detail="locked"),
+        disk("sdc", state="unreadable", detail="The disk cannot be read."),
+    ]
+    receipt = run(environment)
+    assert receipt.verdict is Verdict.FAILED
+    assert receipt.sentence.startswith("Disk sdc was not opened: The disk cannot be read.")
 
 
 def test_the_medium_this_image_was_started_from_does_not_count() -> None:

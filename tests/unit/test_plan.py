@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder import profile, resources
-from builder.build import gather_facts
+from builder.build_linux import gather_facts
 from builder.errors import UsageError
 from builder.plan import SOURCES, Facts, PackagePin, Plan, epoch_from, make_plan
 
