@@ -185,6 +185,21 @@ class Medium:
     files: VolumeFiles
 
 
+class SpecialKey(enum.StrEnum):
+    """What a `Keyboard` gives for keys that are no character. CLEAR is Ctrl-U, OTHER every cursor or function key."""
+
+    ENTER = "enter"
+    TAB = "tab"
+    BACKSPACE = "backspace"
+    CLEAR = "clear"
+    ESCAPE = "escape"
+    OTHER = "other"
+
+
+#: The next character typed within so many seconds, as typed; or a SpecialKey; None when there was none.
+Keyboard = Callable[[float], str | None]
+
+
 class Screen(Protocol):
     """The technician's screen and keyboard."""
 
@@ -203,12 +218,24 @@ class Screen(Protocol):
         """Whether ANSI colours show as colours."""
         ...
 
+    @property
+    def half_blocks(self) -> bool:
+        """Whether U+2580, the upper half block, shows as itself: the one character beyond ASCII."""
+        ...
+
     def write(self, text: str) -> None:
         """Show text; it may carry ANSI SGR, clear and home sequences where `colour` is true."""
         ...
 
     def key(self, seconds: float) -> str | None:
         """The next key pressed within `seconds`, lower-case; None when there was none (or there is no keyboard)."""
+        ...
+
+    def typing(self) -> AbstractContextManager[Keyboard]:
+        """The keyboard for typing text: nothing is lost in a burst, nothing echoed, also between two characters.
+
+        The digits of the keypad are digits, with or without Num Lock.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from qrcode.constants import ERROR_CORRECT_L
-from qrcode.util import MODE_8BIT_BYTE, MODE_ALPHA_NUM, QRData
+from qrcode.util import QRData
 
 from payload.qr_code import QUIET_ZONE, Matrix, TextTooLong, encode
 
@@ -20,7 +20,8 @@ _KEY_AND_SERIAL = "C3E4B5A6-1F2D-4E7C-9A8B-0D1E2F3A4B5C VMWARE-56 4D"
 
 
 def library(text: str, mask: int) -> Matrix:
-    mode: Literal[2, 4] = MODE_ALPHA_NUM if set(text) <= set(_ALPHANUMERIC) else MODE_8BIT_BYTE
+    # Alphanumeric or byte mode, by the standard's own mode indicators.
+    mode: Literal[2, 4] = 2 if set(text) <= set(_ALPHANUMERIC) else 4
     code = qrcode.QRCode(error_correction=ERROR_CORRECT_L, mask_pattern=mask, border=0)
     code.add_data(QRData(text.encode(), mode=mode))
     code.make(fit=True)
