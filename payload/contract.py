@@ -42,7 +42,7 @@ MEDIUM_VAULT = "vault"
 
 
 #: Windows's DLLs that the payload loads through ctypes, which shows in no import table.
-WINDOWS_LIBRARIES = ("advapi32.dll", "cfgmgr32.dll", "kernel32.dll", "ntdll.dll")
+WINDOWS_LIBRARIES = ("advapi32.dll", "bcrypt.dll", "cfgmgr32.dll", "kernel32.dll", "ntdll.dll")
 
 
 class Verdict(enum.StrEnum):
