@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
-from payload.environment import Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
+from payload.environment import Keyboard, Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
 
 if sys.platform == "win32":
     from payload.environment.windows_folder import (
@@ -47,6 +47,11 @@ class TerminalScreen:
         """Whether the stream is a terminal that shows colours (see no-color.org)."""
         return self._terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
+    @property
+    def half_blocks(self) -> bool:
+        """Not known of a terminal."""
+        return False
+
     def write(self, text: str) -> None:
         """Show text at once; a reader that has gone away stops nothing."""
         with contextlib.suppress(OSError):
@@ -56,6 +61,11 @@ class TerminalScreen:
     def key(self, seconds: float) -> str | None:  # noqa: ARG002
         """None: nobody is asked anything."""
         return None
+
+    @contextmanager
+    def typing(self) -> Iterator[Keyboard]:
+        """A keyboard that gives nothing: nobody is asked anything."""
+        yield self.key
 
     def _terminal_columns(self) -> int:
         try:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from payload.contract import EVENT_PREFIX
+from payload.environment import Keyboard
+from payload.environment.linux_keys import KEYPAD_APART, KEYPAD_AS_USUAL, TerminalKeys
 from payload.environment.linux_paths import LinuxPaths
 
 _SIZE = struct.Struct("HHHH")
@@ -21,6 +23,7 @@ _DEFAULT_SIZE = (25, 80)
 #: console_codes(4): never blank the screen, never switch the monitor off. A verdict must stay readable for hours.
 _STAY_LIT = "\x1b[9;0]\x1b[14;0]"
 _ESCAPE = b"\x1b"
+_HALF_BLOCK = "\u2580"
 _WRITE_SECONDS = 5.0
 _SERIAL_SECONDS = 5.0
 _SERIAL_NAME = re.compile(r"[A-Za-z0-9]+")
@@ -51,6 +54,11 @@ class LinuxScreen:
         return self._terminal is not None
 
     @property
+    def half_blocks(self) -> bool:
+        """A text console in UTF-8 (the kernel's default): the VGA's own font and the kernel's fonts have U+2580."""
+        return self._terminal is not None
+
+    @property
     def terminal(self) -> int | None:
         """The terminal's file descriptor, for a shell."""
         return self._terminal
@@ -59,7 +67,7 @@ class LinuxScreen:
         """Show text. What the console's font may lack is replaced, so that no line ever shows rubbish."""
         if self._terminal is None or not self._alive:
             return
-        self._alive = _write_all(self._terminal, text.encode("ascii", "replace"), _WRITE_SECONDS)
+        self._alive = _write_all(self._terminal, _shown(text), _WRITE_SECONDS)
 
     def key(self, seconds: float) -> str | None:
         """The next key pressed within `seconds`: a lower-case character, `enter`, or `escape` (also function keys)."""
@@ -73,6 +81,19 @@ class LinuxScreen:
             except OSError:
                 time.sleep(max(seconds, 0))
                 return None
+
+    @contextlib.contextmanager
+    def typing(self) -> Iterator[Keyboard]:
+        """The keyboard for typing text; see `payload.environment.Screen`."""
+        if self._terminal is None:
+            yield _no_key
+            return
+        with _raw_keys(self._terminal):
+            self.write(KEYPAD_APART)
+            try:
+                yield TerminalKeys(self._terminal).next
+            finally:
+                self.write(KEYPAD_AS_USUAL)
 
     def _size(self) -> tuple[int, int]:
         if self._terminal is None:
@@ -151,6 +172,14 @@ def _open_serial(device: Path) -> int | None:
     return port
 
 
+def _shown(text: str) -> bytes:
+    return _HALF_BLOCK.encode().join(part.encode("ascii", "replace") for part in text.split(_HALF_BLOCK))
+
+
+def _no_key(seconds: float) -> None:
+    time.sleep(max(seconds, 0))
+
+
 def _write_all(descriptor: int, data: bytes, time_limit: float) -> bool:
     deadline = time.monotonic() + time_limit
     while data:
@@ -174,7 +203,8 @@ def _raw_keys(terminal: int) -> Iterator[None]:
     try:
         before = termios.tcgetattr(terminal)
         raw = termios.tcgetattr(terminal)
-        raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
+        raw[0] &= ~termios.IXON  # Ctrl-S would stop the screen
+        raw[3] &= ~(termios.ICANON | termios.ECHO | termios.ISIG | termios.IEXTEN)
         raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
         termios.tcsetattr(terminal, termios.TCSANOW, raw)
     except (OSError, termios.error):

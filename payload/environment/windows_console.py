@@ -11,10 +11,14 @@ import msvcrt
 import re
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
 from ctypes import wintypes
 
 from payload.contract import EVENT_PREFIX
+from payload.environment import Keyboard
 from payload.environment import windows_api as api
+from payload.environment.windows_keys import RECORD, keys_of
 
 #: wincon.h: ENABLE_PROCESSED_OUTPUT, ENABLE_WRAP_AT_EOL_OUTPUT, ENABLE_VIRTUAL_TERMINAL_PROCESSING.
 _PLAIN_MODE, _VIRTUAL_TERMINAL = 0x1 | 0x2, 0x4
@@ -51,6 +55,8 @@ for _name, _arguments in {
     "SetConsoleMode": (wintypes.HANDLE, wintypes.DWORD),
     "GetConsoleScreenBufferInfo": (wintypes.HANDLE, ctypes.c_void_p),
     "WriteConsoleW": (wintypes.HANDLE, wintypes.LPCWSTR, wintypes.DWORD, ctypes.c_void_p, ctypes.c_void_p),
+    "GetNumberOfConsoleInputEvents": (wintypes.HANDLE, ctypes.c_void_p),
+    "ReadConsoleInputW": (wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD, ctypes.c_void_p),
     "BuildCommDCBW": (wintypes.LPCWSTR, ctypes.c_void_p),
     "SetCommState": (wintypes.HANDLE, ctypes.c_void_p),
     "SetCommTimeouts": (wintypes.HANDLE, ctypes.c_void_p),
@@ -80,6 +86,11 @@ class WindowsScreen:
         """Whether the console understands ANSI sequences (Windows 10 1511 and later)."""
         return self._colour
 
+    @property
+    def half_blocks(self) -> bool:
+        """Never sure: the console's font and code page are those of the image's language."""
+        return False
+
     def write(self, text: str) -> None:
         """Show text. What the console's font may lack is replaced, so that no line ever shows rubbish."""
         shown = text.encode("ascii", "replace").decode("ascii")
@@ -107,12 +118,55 @@ class WindowsScreen:
                 return None
             time.sleep(min(_POLL, left))
 
+    @contextlib.contextmanager
+    def typing(self) -> Iterator[Keyboard]:
+        """The keyboard for typing text; see `payload.environment.Screen`."""
+        try:
+            console = api.open_handle("CONIN$", api.GENERIC_READ | api.GENERIC_WRITE)
+        except OSError:
+            yield _no_key
+            return
+        try:
+            yield _ConsoleKeys(console).next
+        finally:
+            api.close_handle(console)
+
     def _size(self) -> tuple[int, int]:
         buffer = _ScreenBuffer()
         if self._console is None or not api.kernel32.GetConsoleScreenBufferInfo(self._console, ctypes.byref(buffer)):
             return _DEFAULT_SIZE
         lines, columns = buffer.bottom - buffer.top + 1, buffer.right - buffer.left + 1
         return (lines, columns) if lines > 0 and columns > 0 else _DEFAULT_SIZE
+
+
+class _ConsoleKeys:
+    """The keys of a console's input buffer, one by one."""
+
+    def __init__(self, console: int) -> None:
+        self._console = console
+        self._waiting: deque[str] = deque()
+
+    def next(self, seconds: float) -> str | None:
+        """The next key pressed within `seconds` (`payload.environment.Keyboard`)."""
+        deadline = time.monotonic() + max(seconds, 0)
+        while True:
+            self._read()
+            if self._waiting:
+                return self._waiting.popleft()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(_POLL, left))
+
+    def _read(self) -> None:
+        """Whatever events there are; reading does not wait then."""
+        count = wintypes.DWORD()
+        if not api.kernel32.GetNumberOfConsoleInputEvents(self._console, ctypes.byref(count)) or not count.value:
+            return
+        events = ctypes.create_string_buffer(64 * RECORD.size)
+        if not api.kernel32.ReadConsoleInputW(self._console, events, 64, ctypes.byref(count)):
+            return
+        self._waiting.extend(keys_of(events.raw[: count.value * RECORD.size]))
 
 
 class SerialPort:
@@ -141,6 +195,10 @@ class SerialPort:
         """Send what is still in the port's buffer, before the machine goes down."""
         if self._port is not None:
             api.kernel32.FlushFileBuffers(self._port)
+
+
+def _no_key(seconds: float) -> None:
+    time.sleep(max(seconds, 0))
 
 
 def _open_console() -> int | None:

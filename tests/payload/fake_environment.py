@@ -13,6 +13,7 @@ from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIden
 from payload.environment import (
     Entry,
     EntryKind,
+    Keyboard,
     Medium,
     OpenVolume,
     RenameInstead,
@@ -219,6 +220,7 @@ class MemoryScreen:
         self.columns = 80
         self.lines = 25
         self.colour = False
+        self.half_blocks = False
         self.shown: list[str] = []
         self.keys: list[str | None] = []
 
@@ -229,6 +231,11 @@ class MemoryScreen:
     def key(self, seconds: float) -> str | None:
         """The next scripted key; when there are no more, the technician powers the machine off."""
         return self.keys.pop(0) if self.keys else "p"
+
+    @contextmanager
+    def typing(self) -> Iterator[Keyboard]:
+        """The scripted keys again."""
+        yield self.key
 
 
 class FakePrompt:

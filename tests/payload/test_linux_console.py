@@ -51,10 +51,10 @@ def test_size_and_text(terminal: Terminal, tmp_path: Path) -> None:
     fcntl.ioctl(terminal.other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 132, 0, 0))
     screen = LinuxScreen([tmp_path / "missing", tmp_path, terminal.device])
     assert (screen.columns, screen.lines, screen.colour) == (132, 50, True)
-    screen.write("\x1b[42m REPAIRED \x1b[0m für\n")
+    screen.write("\x1b[42m REPAIRED \x1b[0m für\u2580\n")
     shown = terminal.shown()
     assert shown.startswith("\x1b[9;0]")
-    assert shown.endswith("\x1b[42m REPAIRED \x1b[0m f?r\r\n")
+    assert shown.endswith("\x1b[42m REPAIRED \x1b[0m f?r\u2580\r\n")
 
 
 def test_a_terminal_without_a_size(terminal: Terminal) -> None:
@@ -70,6 +70,23 @@ def test_keys(terminal: Terminal, pressed: bytes, key: str) -> None:
     before = termios.tcgetattr(terminal.other_end)
     _type(terminal, pressed)
     assert screen.key(5) == key
+    assert termios.tcgetattr(terminal.other_end) == before
+
+
+def test_typing_loses_nothing_and_echoes_nothing(terminal: Terminal) -> None:
+    screen = LinuxScreen([terminal.device])
+    terminal.shown()
+    before = termios.tcgetattr(terminal.other_end)
+    with screen.typing() as keyboard:
+        _type(terminal, "Bé\x1bOq\x1b[A\x7f\r".encode())
+        assert [keyboard(5) for _ in range(6)] == ["B", "é", "1", "other", "backspace", "enter"]
+        _type(terminal, b"\x1b")
+        assert keyboard(5) == "escape"
+        assert keyboard(0) is None
+        os.write(terminal.other_end, b"\x1b[")
+        os.write(terminal.other_end, b"3~7")
+        assert [keyboard(5), keyboard(5)] == ["other", "7"]
+    assert terminal.shown() == "\x1b=\x1b>"  # the keypad's digits, and as it was
     assert termios.tcgetattr(terminal.other_end) == before
 
 
@@ -100,6 +117,8 @@ def test_a_terminal_that_vanished() -> None:
     screen.write("lost")
     screen.write("lost")
     assert screen.key(0.1) is None
+    with screen.typing() as keyboard:
+        assert keyboard(0.1) is None
     os.close(screen.terminal)
     assert (screen.columns, screen.lines) == (80, 25)
     assert screen.key(0.1) is None
