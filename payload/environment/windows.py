@@ -24,15 +24,19 @@ from payload.contract import (
 )
 from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
 from payload.environment import windows_api as api
+from payload.environment import windows_bitlocker as bitlocker
 from payload.environment.boot_media import can_be_medium, disks_of_media, is_plugged_in, may_hold_windows
+from payload.environment.locked import UnlockKey
+from payload.environment.windows_cipher import WindowsCipher
 from payload.environment.windows_console import SerialPort, WindowsScreen
 from payload.environment.windows_controllers import list_controllers
-from payload.environment.windows_disks import BOOT_MEDIUM, WindowsDisk, bring_online, judge, list_disks
+from payload.environment.windows_disks import BOOT_MEDIUM, WindowsDisk, bring_online, is_member, judge, list_disks
 from payload.environment.windows_drivers import DRIVERS_FOLDER, load_drivers
 from payload.environment.windows_host import host_identity
-from payload.environment.windows_media import carries_image, receipt_media
+from payload.environment.windows_media import carries_image, key_media, receipt_media
 from payload.environment.windows_power import image_folder, is_winpe, leave, shell
 from payload.environment.windows_volumes import SeenVolume, describe, is_on, list_volumes, running_drive
+from payload.formats.fve import FveVolume
 from payload.formats.hiberfil import HIBERFIL_NAME
 
 #: How long the set of disks and volumes must not change, in seconds.
@@ -68,7 +72,7 @@ class WindowsEnvironment:
         self._serial.emit(line)
 
     def notes(self) -> Sequence[str]:
-        """The drivers that were loaded, or not, and the disks that were brought online."""
+        """The drivers that were loaded, or not, disks that were brought online, volumes that did not lock again."""
         return tuple(self._notes)
 
     def host(self) -> HostIdentity:
@@ -101,6 +105,44 @@ class WindowsEnvironment:
     def volumes(self) -> Sequence[Volume]:
         """Every volume of every disk but the boot medium's and, unless it was asked for, the running Windows's."""
         return list(self._volumes)
+
+    @property
+    def unlocking(self) -> WindowsEnvironment:
+        """This environment itself: it is `payload.environment.locked.Unlocking` as well."""
+        return self
+
+    @property
+    def cipher(self) -> WindowsCipher:
+        """Windows's own."""
+        return WindowsCipher()
+
+    def locked_metadata(self, volume: Volume) -> FveVolume:
+        """What a locked volume's metadata says, read from its disk. Raises FveError, OSError."""
+        return bitlocker.read_metadata(self._seen_as(volume))
+
+    @contextlib.contextmanager
+    def unlocked(self, volume: Volume, key: UnlockKey) -> Iterator[None]:
+        """Open a locked volume: `volumes` and `open_volume` then have what is inside. See `Unlocking`."""
+        locked = self._seen_as(volume)
+        self._replace(locked, opened := bitlocker.unlock(locked, key))
+        try:
+            yield
+        finally:
+            if problem := bitlocker.lock(opened):
+                self._notes.append(problem)
+            self._replace(opened, locked)
+
+    @contextlib.contextmanager
+    def key_media(self) -> Iterator[Iterator[Medium]]:
+        """The image itself, the boot medium, sticks, CDs and FAT partitions."""
+        members = frozenset(disk.number for disk in self._disks if is_member(disk))
+        candidates = [volume for volume in self._seen if not volume.disks & members]
+        image = image_folder()
+        yield key_media(candidates, self._boot_media, self._sticks, running_drive(image) if image else "")
+
+    @property
+    def unlocking(self) -> None:
+        """Nothing yet."""
 
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
@@ -200,6 +242,18 @@ class WindowsEnvironment:
                 "Windows opened the volume only for reading, so nothing was changed.",
                 "Check whether the disk is write-protected, and run chkdsk on this volume.",
             )
+
+    def _seen_as(self, volume: Volume) -> SeenVolume:
+        """Raises VolumeNotOpened for a volume that is gone."""
+        for listed, seen in self._volumes.items():
+            if listed.id == volume.id:
+                return seen
+        raise VolumeNotOpened(VolumeState.UNREADABLE, "The volume is gone.", "Check the disk and its cable.")
+
+    def _replace(self, before: SeenVolume, after: SeenVolume) -> None:
+        """List a volume as it is now; the others are not looked at again."""
+        self._seen[self._seen.index(before)] = after
+        self.__dict__.pop("_volumes", None)
 
     def _load_drivers_of_medium(self) -> list[str]:
         """Those that a technician plugged in: what lies on a host's own disk may be anybody's."""

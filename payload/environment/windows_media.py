@@ -1,4 +1,4 @@
-"""The medium that this image was started from, and the media on which a receipt can be left, under Windows."""
+"""The medium that this image was started from, and those on which receipts can be left or keys lie, under Windows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from payload.contract import MEDIUM_FOLDER, MEDIUM_IDENTITY
 from payload.environment import EntryKind, Medium
+from payload.environment.boot_media import can_be_medium
+from payload.environment.windows_api import DRIVE_CDROM
 from payload.environment.windows_disks import WindowsDisk
-from payload.environment.windows_volumes import SeenVolume
+from payload.environment.windows_volumes import SeenVolume, is_on
 
 _IDENTITY_BYTES = 64 * 1024
 _MEDIUM_FILE_SYSTEMS = ("FAT", "FAT32", "exFAT", "NTFS")
@@ -38,6 +40,31 @@ def receipt_media(
         if is_boot or (volume.disks & sticks and _has_folder(volume)):
             name = ("boot medium" if is_boot else "stick") + f" {volume.id}"
             yield Medium(name=name, files=volume.files(flush=True))
+
+
+def key_media(
+    volumes: Iterable[SeenVolume], boot: Sequence[SeenVolume], sticks: frozenset[int], image_drive: str
+) -> Iterator[Medium]:
+    """The volumes on which keys may lie: the image's own, the boot medium, sticks, CDs, FAT partitions.
+
+    What Windows could be on is none, unless a technician plugged it in: its users could leave anything there.
+    """
+    for volume in volumes:
+        is_image = bool(image_drive) and is_on(volume, image_drive)
+        if volume.error is not None or not volume.file_system:
+            continue
+        if is_image or volume in boot or can_be_medium(volume, sticks):
+            disk = f"PhysicalDrive{min(volume.disks)}" if volume.disks else volume.id
+            kind = "this image" if is_image else _kind(volume, boot, sticks)
+            yield Medium(name=f"{kind} {volume.id}", files=volume.files(), disk=disk)
+
+
+def _kind(volume: SeenVolume, boot: Sequence[SeenVolume], sticks: frozenset[int]) -> str:
+    if volume in boot:
+        return "boot medium"
+    if volume.drive_type == DRIVE_CDROM:
+        return "CD"
+    return "stick" if volume.disks and volume.disks <= sticks else "volume"
 
 
 def _has_folder(volume: SeenVolume) -> bool:

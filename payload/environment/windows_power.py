@@ -53,18 +53,18 @@ def leave(action: AfterRepair) -> None:
     if is_winpe():
         done = run(_IN_WINPE[action], time_limit=_LIMIT)
     else:
-        done = run([_windows_own("shutdown.exe"), *_IN_WINDOWS[action]], time_limit=_LIMIT)
+        done = run([windows_own("shutdown.exe"), *_IN_WINDOWS[action]], time_limit=_LIMIT)
     if not done.ok:
         raise OSError(errno.EIO, done.sentence)
 
 
 def shell() -> str:
     """A command prompt on the console until it is left; why there was none, or empty."""
-    ended = run_on_console([_windows_own("cmd.exe"), "/k", "title Bluelift: type exit to come back"])
+    ended = run_on_console([windows_own("cmd.exe"), "/k", "title Bluelift: type exit to come back"])
     return "" if ended.returncode >= 0 and not ended.output else ended.sentence
 
 
-def _windows_own(name: str) -> str:
+def windows_own(name: str) -> str:
     """The path of a program of the Windows that runs: by its bare name, one in the current folder would be started."""
     folder = ctypes.create_unicode_buffer(_NAME_LENGTH)
     api.kernel32.GetWindowsDirectoryW(folder, len(folder))

@@ -32,7 +32,8 @@ HIBERNATED_ADVICE = (
     "discards hibernation."
 )
 LOCKED_ADVICE = (
-    "Unlock it in the shell: manage-bde -unlock {} -RecoveryPassword, then the 48 digits; then run Bluelift again."
+    "Start this image again with the volume's recovery password at hand, or with a key vault or its startup key "
+    "beside the image."
 )
 MEMBER_ADVICE = (
     "Changing one disk of it alone would tear it apart. Put the controller's driver (INF and its files) into "
@@ -101,7 +102,7 @@ class SeenVolume:
 
 def list_volumes() -> list[SeenVolume]:
     """Every volume with a medium in it, in the order of its disks; CD drives as well."""
-    found = [_look_at(root) for root in _volume_names()]
+    found = [look_at(root) for root in _volume_names()]
     present = [volume for volume in found if volume.file_system or volume.extents or volume.error is not None]
     return sorted(present, key=_place)
 
@@ -159,7 +160,7 @@ def _condition(
 
 def _unopened(seen: SeenVolume, error: OSError) -> tuple[VolumeState, str, str, str]:
     """A volume whose file system Windows did not open: locked, of another system, or damaged."""
-    locked = VolumeState.LOCKED, "The volume is encrypted with BitLocker.", LOCKED_ADVICE.format(seen.id)
+    locked = VolumeState.LOCKED, "The volume is encrypted with BitLocker.", LOCKED_ADVICE
     if error.winerror == api.FVE_E_LOCKED_VOLUME:
         return *locked, VolumeKind.BITLOCKER.value
     try:
@@ -190,13 +191,14 @@ def _hibernation(seen: SeenVolume) -> str:
     return f"holds {state.value}" if state.owned else ""
 
 
-def _look_at(root: str) -> SeenVolume:
+def look_at(root: str) -> SeenVolume:
+    """A volume by its name, as it is now. What keeps its file system from opening is its `error`."""
     label, file_system = ctypes.create_unicode_buffer(_NAME_LENGTH), ctypes.create_unicode_buffer(_NAME_LENGTH)
     flags = wintypes.DWORD()
     opened = api.kernel32.GetVolumeInformationW(
         root, label, len(label), None, None, ctypes.byref(flags), file_system, len(file_system)
     )
-    error = None if opened else api.last_error()
+    error = _problem_of_root(root) if opened else api.last_error()
     extents = _extents(root)
     drive_type = int(api.kernel32.GetDriveTypeW(root))
     if error is not None and (error.winerror in _NO_MEDIUM or drive_type == api.DRIVE_CDROM):
@@ -212,6 +214,16 @@ def _look_at(root: str) -> SeenVolume:
         extents=extents,
         error=error,
     )
+
+
+def _problem_of_root(root: str) -> OSError | None:
+    """Why nothing below the root can be had, although Windows names the file system; None where it can be had, or
+    only by somebody else."""
+    try:
+        with api.opened(root, api.FILE_READ_ATTRIBUTES, flags=api.FLAG_BACKUP_SEMANTICS):
+            return None
+    except OSError as error:
+        return None if error.winerror == api.ERROR_ACCESS_DENIED else error
 
 
 def _volume_names() -> Iterator[str]:
