@@ -48,15 +48,16 @@ KEYBOARDS: dict[str, tuple[str, ...]] = {
 #: What is mounted: Windows volumes (ntfs-3g through fuse), sticks, the boot medium, and the firmware's variables.
 FILE_SYSTEMS: dict[str, tuple[str, ...]] = {
     "Windows volumes": ("fuse",),
-    "sticks and the EFI system partition": ("vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"),
+    "sticks and the EFI system partition": ("vfat", "exfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"),
     "the boot medium": ("isofs", "udf"),
     "firmware variables": ("efivarfs",),
 }
 
-#: What opens BitLocker volumes (dm-crypt and its ciphers), and what key vaults are sealed with (AF_ALG).
+#: What opens BitLocker volumes, and what key vaults are sealed with (AF_ALG).
 ENCRYPTION: dict[str, tuple[str, ...]] = {
-    "BitLocker": ("dm_mod", "dm_crypt", "aesni_intel", "aes_generic", "xts", "cbc", "ecb", "sha256_generic"),
-    "keys": ("algif_aead", "algif_hash", "algif_skcipher", "ccm", "gcm", "ghash_generic", "ctr", "cryptd"),
+    "encrypted volumes": ("dm_mod", "dm_crypt", "dm_zero", "xts", "cbc", "ecb", "aesni_intel", "aes_generic"),
+    "hashes": ("sha256_generic", "sha256_ssse3"),
+    "sealed keys": ("algif_aead", "algif_hash", "algif_skcipher", "ccm", "gcm", "ghash_generic", "ctr", "cryptd"),
 }
 
 GROUPS = (STORAGE, BUSES, KEYBOARDS, FILE_SYSTEMS, ENCRYPTION)

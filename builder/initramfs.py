@@ -35,6 +35,7 @@ PROGRAMS = (
     "usr/bin/ntfsfix",
     "usr/bin/ntfsrecover",
     "usr/sbin/cryptsetup",
+    "usr/sbin/dmsetup",
 )
 PAYLOAD_FOLDER = "bluelift"
 CONFIG_NAME = f"{PAYLOAD_FOLDER}/config.json"

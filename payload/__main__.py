@@ -232,7 +232,7 @@ def _run_in_image(arguments: argparse.Namespace, place: Place) -> int:
     display = FullScreen(environment.screen, f"Bluelift {config.bluelift}   {config.organisation}".strip())
     session = Session(environment, config, display, _options(time.time(), dry_run=arguments.dry_run))
     receipt = session.run()
-    action = ending_action(receipt.verdict, config.ending)
+    action = ending_action(receipt.verdict, config.ending, nobody=session.nobody)
 
     def announce(chosen: AfterRepair, countdown: int = 0) -> None:
         verdict = receipt.verdict

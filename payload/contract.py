@@ -39,6 +39,8 @@ MEDIUM_FOLDER = "Bluelift"
 MEDIUM_IDENTITY = "image.json"
 MEDIUM_RECEIPTS = "receipts"
 MEDIUM_VAULT = "vault"
+#: Finishes in safe mode what Bluelift could not do on a locked volume.
+SAFE_MODE_SCRIPT = "safe-mode.cmd"
 
 
 #: Windows's DLLs that the payload loads through ctypes, which shows in no import table.
@@ -117,16 +119,23 @@ class HibernatedVolumes(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """What happens once the verdict stands: `countdown` seconds, stopped by any key, then the action."""
+    """What happens once the verdict stands: `countdown` seconds, stopped by any key, then the action.
+
+    `nobody` is for a host that needs a key and has nobody at it.
+    """
 
     repaired: AfterRepair = AfterRepair.REBOOT
     otherwise: AfterRepair = AfterRepair.STAY
+    nobody: AfterRepair = AfterRepair.POWER_OFF
     countdown: int = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class PayloadConfig:
-    """The payload's configuration, `config.json` in the image. Rendered from the profile by the builder."""
+    """The payload's configuration, `config.json` in the image. Rendered from the profile by the builder.
+
+    `key_wait`: how many seconds a question for a key waits for the first key press; 0 asks nobody.
+    """
 
     image_id: str
     rules: tuple[Rule, ...]
@@ -137,13 +146,15 @@ class PayloadConfig:
     ending: Ending = field(default_factory=Ending)
     hibernated: HibernatedVolumes = HibernatedVolumes.LEAVE
     disk_wait: int = 30
+    key_wait: int = 300
     serial: str = "ttyS0"
     shell: bool = True
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA_VERSION:
             raise ValueError(f"configuration schema {self.schema}, this payload reads {SCHEMA_VERSION}")
-        if not 0 <= self.disk_wait <= 600 or not 0 <= self.ending.countdown <= 3600:
+        in_range = 0 <= self.disk_wait <= 600 and 0 <= self.key_wait <= 86400 and 0 <= self.ending.countdown <= 3600
+        if not in_range:
             raise ValueError("a waiting time is out of range")
         ids = [rule.id for rule in self.rules]
         if len(set(ids)) != len(ids):
@@ -206,7 +217,11 @@ class InstallationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeRecord:
-    """One volume of a disk and how it came out."""
+    """One volume of a disk and how it came out.
+
+    `unlocked_by`: what opened a BitLocker volume ("clear key", "startup key", "vault", "plain CSV", "recovery password
+    typed"). `key_ids`: GUIDs of the protector that did, or of every recovery password that would.
+    """
 
     id: str
     disk: str
@@ -218,6 +233,8 @@ class VolumeRecord:
     detail: str = ""
     advice: str = ""
     run_id: str = ""
+    unlocked_by: str = ""
+    key_ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     installations: tuple[InstallationRecord, ...] = ()
 

@@ -18,12 +18,13 @@ _KEYS = {"r": AfterRepair.REBOOT, "p": AfterRepair.POWER_OFF}
 _POLL = 5.0
 
 
-def ending_action(verdict: Verdict, ending: Ending) -> AfterRepair:
+def ending_action(verdict: Verdict, ending: Ending, *, nobody: bool = False) -> AfterRepair:
     """What the profile says about a verdict. Only a repaired host restarts by itself: any other would come back here
-    as long as the medium is in, so there "reboot" becomes "power off"."""
+    as long as the medium is in, so there "reboot" becomes "power off". `nobody` could be asked for a key."""
     if verdict is Verdict.REPAIRED:
         return ending.repaired
-    return AfterRepair.POWER_OFF if ending.otherwise is AfterRepair.REBOOT else ending.otherwise
+    otherwise = ending.nobody if nobody and verdict is Verdict.NEEDS_A_KEY else ending.otherwise
+    return AfterRepair.POWER_OFF if otherwise is AfterRepair.REBOOT else otherwise
 
 
 def contact_line(config: PayloadConfig) -> str:

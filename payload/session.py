@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from payload import events
@@ -26,10 +26,12 @@ from payload.contract import (
 )
 from payload.display import Display
 from payload.environment import Environment, Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
+from payload.key_prompt import KeyPrompt
 from payload.receipt import receipt_bytes, utc_text
 from payload.repair import Conclusion, Knowledge, Repair, conclude, look, repair
 from payload.screen import size_text
 from payload.store import write_receipt
+from payload.unlock import Outcome, Unlocker
 from payload.verdict import (
     STATE_VERDICTS,
     done_all_the_same,
@@ -61,7 +63,16 @@ class RunOptions:
 class Session:
     """The run. What has been learned so far is kept here, so that a receipt can be made at any moment."""
 
-    def __init__(self, environment: Environment, config: PayloadConfig, display: Display, options: RunOptions) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        config: PayloadConfig,
+        display: Display,
+        options: RunOptions,
+        *,
+        prompt: KeyPrompt | None = None,
+    ) -> None:
+        self._prompt = prompt
         self._environment = environment
         self._config = config
         self._display = display
@@ -69,20 +80,26 @@ class Session:
         self.events = events.EventLog(environment.emit, options.run_id)
         #: The volumes that were opened for changes: what an interrupted run may have left half-way.
         self.changing: list[str] = []
+        #: Whether a key was wanted and nobody was there to be asked.
+        self.nobody = False
+        #: Whether somebody chose to have Windows repaired in safe mode.
+        self.safe_mode_chosen = False
         self._host = HostIdentity()
         self._disks: tuple[DiskRecord, ...] = ()
         self._controllers: tuple[ControllerRecord, ...] = ()
         self._volumes: list[VolumeRecord] = []
+        self._unlocked: dict[str, Outcome] = {}
         self._notes: list[str] = []
         self._failure = ""
 
     def run(self) -> Receipt:
         """Look, describe, repair, leave receipts. Raises nothing but what ends a process (KeyboardInterrupt)."""
         self._identify_host()
-        for volume in self._find_volumes():
-            record = self._treat(volume)
-            self._volumes.append(record)
-            self.events.send(events.VolumeSeen(volume=record))
+        with ExitStack() as locks:
+            for volume in self._unlock(self._find_volumes(), locks):
+                record = self._with_outcome(self._treat(volume))
+                self._volumes.append(record)
+                self.events.send(events.VolumeSeen(volume=record))
         self._leave_receipts()
         receipt = self._receipt(self._volumes, self._disks)
         self.events.send(events.Received(receipt=receipt))
@@ -120,6 +137,36 @@ class Session:
             volumes.extend(self._environment.volumes())
         return volumes
 
+    def _unlock(self, volumes: Sequence[Volume], locks: ExitStack) -> Sequence[Volume]:
+        """Open what is locked until `locks` is closed; the volumes as they are then.
+
+        Only then it is known which of them a hibernated Windows may own, for it may be on any.
+        """
+        unlocking = self._environment.unlocking
+        if unlocking is None or all(volume.state is not VolumeState.LOCKED for volume in volumes):
+            return volumes
+        unlocker = Unlocker(unlocking, self._prompt, host=self._host, step=self._display.step)
+        with self._guarded("unlocking went wrong"):
+            self._unlocked.update(unlocker.open_all(volumes, locks))
+        self._notes += unlocker.notes
+        self.nobody, self.safe_mode_chosen = unlocker.nobody, unlocker.safe_mode_chosen
+        if any(outcome.unlocked_by for outcome in self._unlocked.values()):
+            with self._guarded("the unlocked volumes could not be listed"):
+                return self._environment.volumes()
+        return volumes
+
+    def _with_outcome(self, record: VolumeRecord) -> VolumeRecord:
+        """What the receipt says of a volume that was locked: what opened it, or what would."""
+        outcome = self._unlocked.get(record.id)
+        if outcome is None:
+            return record
+        return replace(
+            record,
+            unlocked_by=outcome.unlocked_by,
+            key_ids=outcome.key_ids,
+            notes=(*outcome.notes, *record.notes),
+        )
+
     # --- one volume -----------------------------------------------------------------------------------------------
 
     def _treat(self, volume: Volume) -> VolumeRecord:
@@ -127,6 +174,9 @@ class Session:
         try:
             if volume.state in _LOOKED_INTO:
                 return self._examine(volume)
+            outcome = self._unlocked.get(volume.id)
+            if outcome is not None and not outcome.unlocked_by:
+                return _left(volume, outcome.state, outcome.detail, outcome.advice)
             return _left(volume, volume.state, volume.detail, volume.advice)
         except VolumeNotOpened as refusal:
             return _left(volume, refusal.state, refusal.detail, refusal.advice)
@@ -200,7 +250,7 @@ class Session:
         It cannot know how closing goes, and says so; a volume that did not close well is not opened for a better one.
         """
         for run in done.runs:
-            so_far = replace(record, notes=(*record.notes, _BEFORE_CLOSING))
+            so_far = self._with_outcome(replace(record, notes=(*record.notes, _BEFORE_CLOSING)))
             try:
                 write_receipt(opened.files, run, receipt_bytes(self._receipt([so_far], ())))
             except OSError as error:

@@ -23,6 +23,7 @@ STATE_VERDICTS = {
     VolumeState.HIBERNATED: Verdict.LEFT_ALONE,
     VolumeState.RAID_MEMBER: Verdict.LEFT_ALONE,
     VolumeState.LOCKED: Verdict.NEEDS_A_KEY,
+    VolumeState.PARTLY_ENCRYPTED: Verdict.LEFT_ALONE,
     VolumeState.NOT_WINDOWS: Verdict.NO_WINDOWS_FOUND,
     VolumeState.UNREADABLE: Verdict.FAILED,
 }
@@ -34,6 +35,7 @@ _STATE_SENTENCES = {
     VolumeState.HIBERNATED: "Windows is hibernated on it",
     VolumeState.RAID_MEMBER: "it is a part of a RAID set, a dynamic disk or a storage space",
     VolumeState.LOCKED: "it is locked by BitLocker",
+    VolumeState.PARTLY_ENCRYPTED: "BitLocker has not finished with it",
     VolumeState.NOT_WINDOWS: "its file system cannot hold Windows",
     VolumeState.UNREADABLE: "it cannot be read",
 }
@@ -43,7 +45,11 @@ _STATE_ADVICE = {
         "Start Windows once and shut it down with Shift held, or use an image whose profile says hibernated: discard."
     ),
     VolumeState.RAID_MEMBER: "Use the WinPE image with this controller's driver, so that the set is seen as one disk.",
-    VolumeState.LOCKED: "Have the 48-digit BitLocker recovery password ready and unlock the volume first.",
+    VolumeState.LOCKED: (
+        "Start Bluelift again with the 48-digit BitLocker recovery password at hand, or with a vault that has it on a "
+        "stick."
+    ),
+    VolumeState.PARTLY_ENCRYPTED: "Use the WinPE image with the volume's recovery password.",
     VolumeState.UNREADABLE: "Check the disk and its cables; run chkdsk from a Windows recovery medium.",
 }
 

@@ -23,7 +23,7 @@ _KEPT = re.compile(
   | usr/bin/(ckbcomp|loadkeys|perl)
   | usr/lib/x86_64-linux-gnu/perl-base/(strict|warnings)\.pm
   | usr/share/X11/xkb/(keycodes|rules|symbols)/.*
-  | usr/sbin/(cryptsetup|ntfsck|ntfsrecover)
+  | usr/sbin/(cryptsetup|dmsetup|ntfsck|ntfsrecover)
   | usr/lib/python3\.\d+/(?!lib-dynload/(?!_hashlib\.)).*
   | (usr/)?lib64/.*
   | usr/lib/x86_64-linux-gnu/[^/]*\.so[^/]*
@@ -32,9 +32,7 @@ _KEPT = re.compile(
     re.VERBOSE,
 )
 #: Of libpython3-stdlib two modules are wanted: the rest of it is large and not in the image.
-_KEPT_OF_STDLIB = re.compile(
-    r"usr/lib/python3\.\d+/(hmac\.py|lib-dynload/termios\..*)|usr/share/doc/[^/]+/copyright"
-)
+_KEPT_OF_STDLIB = re.compile(r"usr/lib/python3\.\d+/(hmac\.py|lib-dynload/termios\..*)|usr/share/doc/[^/]+/copyright")
 _UNMERGED = ("bin", "lib", "sbin")
 
 

@@ -12,9 +12,12 @@ import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
+
+if TYPE_CHECKING:
+    from payload.environment.locked import Unlocking
 
 VolumePath = tuple[str, ...]
 
@@ -139,6 +142,7 @@ class VolumeState(enum.StrEnum):
     HIBERNATED = "hibernated"
     RAID_MEMBER = "raid-member"  # also members of dynamic disks and Storage Spaces: never opened
     LOCKED = "locked"  # BitLocker
+    PARTLY_ENCRYPTED = "partly-encrypted"  # BitLocker, in a state that no key opens here
     NOT_WINDOWS = "not-windows"  # a file system that cannot hold a Windows installation
     UNREADABLE = "unreadable"
 
@@ -179,10 +183,14 @@ class OpenVolume:
 
 @dataclass(frozen=True, kw_only=True)
 class Medium:
-    """Somewhere a receipt can be left: the boot medium, or a stick with a Bluelift folder."""
+    """Somewhere a receipt can be left, or keys lie: the boot medium, a stick, a CD.
+
+    `disk` is the same for everything that is on one disk, stick or CD: what is lost or found together.
+    """
 
     name: str
     files: VolumeFiles
+    disk: str = ""
 
 
 class SpecialKey(enum.StrEnum):
@@ -278,6 +286,11 @@ class Environment(Protocol):
 
     def volumes(self) -> Sequence[Volume]:
         """Every volume of every disk, and what state it is in. Changes nothing on any of them."""
+        ...
+
+    @property
+    def unlocking(self) -> Unlocking | None:
+        """What opens locked volumes; None where that is somebody else's business."""
         ...
 
     def open_volume(self, volume: Volume, *, for_changes: bool) -> AbstractContextManager[OpenVolume]:

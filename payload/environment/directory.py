@@ -117,6 +117,10 @@ class DirectoryEnvironment:
         """One for each folder."""
         return [_volume(root) for root in self._roots]
 
+    @property
+    def unlocking(self) -> None:
+        """Nothing: whoever mounted the disks has unlocked them."""
+
     @contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
         """The folder as a volume. Raises VolumeNotOpened where it cannot be changed, or not so that undo believes it.

@@ -5,23 +5,34 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity, PayloadConfig
 from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
+from payload.environment.linux_bitlocker import locked_metadata, unlocked
+from payload.environment.linux_cipher import LinuxCipher
 from payload.environment.linux_commands import NOT_FOUND, run_on_terminal
 from payload.environment.linux_console import LinuxScreen, SerialPort
 from payload.environment.linux_controllers import list_controllers
 from payload.environment.linux_disks import Disk, list_disks, wait_for_disks
 from payload.environment.linux_host import host_identity, is_uefi
-from payload.environment.linux_media import BootMedium, find_boot_medium, receipt_media
+from payload.environment.linux_media import BootMedium, MediumNode, find_boot_medium, key_media, receipt_media
 from payload.environment.linux_ntfs import mounted_for_changes, mounted_to_look
 from payload.environment.linux_paths import LinuxPaths
 from payload.environment.linux_power import eject, is_own_machine, leave, set_boot_next
 from payload.environment.linux_volumes import SurveyedDisk, boot_medium, survey_disk, volumes_of, without
+from payload.environment.locked import UnlockKey
 from payload.environment.posix_files import PosixVolumeFiles
+from payload.formats.fve import FveVolume
 
 _SHELL_GREETING = "\r\nA shell. Type exit to come back to Bluelift.\r\n"
 _NOT_OPENABLE = (VolumeState.RAID_MEMBER, VolumeState.LOCKED, VolumeState.NOT_WINDOWS)
+
+
+def _medium_name(medium: MediumNode) -> str:
+    if medium.disk is None:
+        return f"CD {medium.name}"
+    return f"{'stick' if medium.disk.is_stick else 'disk'} {medium.name}"
 
 
 class LinuxEnvironment:
@@ -30,6 +41,8 @@ class LinuxEnvironment:
     def __init__(self, config: PayloadConfig, *, paths: LinuxPaths | None = None) -> None:
         self._config = config
         self._paths = paths or LinuxPaths()
+        self._unlocked: dict[str, Path] = {}
+        self._notes: list[str] = []
 
     @property
     def name(self) -> str:
@@ -50,8 +63,8 @@ class LinuxEnvironment:
         self._serial.emit(line)
 
     def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
+        """Volumes that could not be locked again."""
+        return tuple(self._notes)
 
     def host(self) -> HostIdentity:
         """Who this host is, from SMBIOS and the firmware's variables."""
@@ -72,7 +85,45 @@ class LinuxEnvironment:
 
     def volumes(self) -> Sequence[Volume]:
         """Every volume of every disk but the boot medium. Writes to none of them."""
-        return volumes_of(self._surveyed)
+        return volumes_of(self._surveyed, self._unlocked)
+
+    @property
+    def unlocking(self) -> LinuxEnvironment:
+        """This environment itself: it is `payload.environment.locked.Unlocking` as well."""
+        return self
+
+    @property
+    def cipher(self) -> LinuxCipher:
+        """The kernel's ciphers and OpenSSL's PBKDF2."""
+        return LinuxCipher()
+
+    def locked_metadata(self, volume: Volume) -> FveVolume:
+        """What a locked volume's metadata says. Raises FveError, OSError, VolumeNotOpened."""
+        return locked_metadata(self._node_of(volume))
+
+    @contextlib.contextmanager
+    def unlocked(self, volume: Volume, key: UnlockKey) -> Iterator[None]:
+        """Open a locked volume: `volumes` and `open_volume` then have what is inside. See `Unlocking`."""
+        with unlocked(self._paths, self._node_of(volume), volume.size, key) as opened:
+            self._unlocked[volume.id] = opened.node
+            try:
+                yield
+            finally:
+                del self._unlocked[volume.id]
+        self._notes += opened.notes
+
+    @contextlib.contextmanager
+    def key_media(self) -> Iterator[Iterator[Medium]]:
+        """The boot medium, sticks, CDs and small partitions, mounted one after another, read-only."""
+        with contextlib.closing(key_media(self._paths, self._mountable)) as found:
+            yield (
+                Medium(
+                    name=_medium_name(medium),
+                    files=PosixVolumeFiles(root),
+                    disk=medium.disk.name if medium.disk else medium.name,
+                )
+                for medium, root in found
+            )
 
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
@@ -82,7 +133,7 @@ class LinuxEnvironment:
         """
         if volume.state in _NOT_OPENABLE:
             raise VolumeNotOpened(volume.state, volume.detail, volume.advice)
-        node = self._paths.dev / volume.id.replace("!", "/")
+        node = self._node_of(volume)
         mounted = (
             mounted_for_changes(self._paths, node, self._config.hibernated, crashed=volume.state is VolumeState.UNCLEAN)
             if for_changes
@@ -117,6 +168,9 @@ class LinuxEnvironment:
         ended = run_on_terminal(["setsid", "-c", "sh"], terminal)
         if ended.returncode == NOT_FOUND:
             self.screen.write("\r\nThis image has no shell.\r\n")
+
+    def _node_of(self, volume: Volume) -> Path:
+        return self._unlocked.get(volume.id) or self._paths.dev / volume.id.replace("!", "/")
 
     @cached_property
     def _serial(self) -> SerialPort:

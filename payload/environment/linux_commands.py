@@ -13,12 +13,15 @@ from payload.environment.completed import TIMED_OUT as TIMED_OUT
 from payload.environment.completed import Completed as Completed
 
 
-def run(argv: Sequence[str], *, time_limit: float) -> Completed:
-    """Run `argv` to its end, at most `time_limit` seconds. A program that is missing or stuck is a result as well."""
+def run(argv: Sequence[str], *, time_limit: float, given: bytes | None = None) -> Completed:
+    """Run `argv` to its end, at most `time_limit` seconds. A program that is missing or stuck is a result as well.
+
+    `given` is what it reads from its standard input: the one way in which it is told a secret.
+    """
     try:
         process = subprocess.Popen(
             list(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=_environment(),
@@ -27,7 +30,7 @@ def run(argv: Sequence[str], *, time_limit: float) -> Completed:
     except OSError as error:
         return Completed(argv=tuple(argv), returncode=NOT_FOUND, output=str(error))
     try:
-        output, _ = process.communicate(timeout=time_limit)
+        output, _ = process.communicate(given, timeout=time_limit)
         code = process.returncode
     except subprocess.TimeoutExpired as late:
         _end_group(process)

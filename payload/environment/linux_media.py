@@ -48,13 +48,13 @@ class BootMedium:
     drive: Path | None
 
 
-def medium_nodes(paths: LinuxPaths, disks: Iterable[Disk]) -> list[MediumNode]:
-    """Every FAT or ISO 9660 file system on these disks or in a CD drive; FAT first, since only that can be written."""
+def medium_nodes(paths: LinuxPaths, disks: Iterable[Disk], *, also: tuple[VolumeKind, ...] = ()) -> list[MediumNode]:
+    """Every FAT or ISO 9660 file system on these disks or in a CD drive; FAT first, since only that is written."""
     found = []
     for disk in disks:
         for name, node in _places(disk):
             kind = _kind(node)
-            if kind.is_fat or kind is VolumeKind.ISO9660:
+            if kind.is_fat or kind in (VolumeKind.ISO9660, *also):
                 writable = kind.is_fat and not disk.read_only
                 found.append(MediumNode(name=name, node=node, disk=disk, writable=writable))
     found += [
@@ -63,6 +63,17 @@ def medium_nodes(paths: LinuxPaths, disks: Iterable[Disk]) -> list[MediumNode]:
         if _kind(drive) is VolumeKind.ISO9660
     ]
     return sorted(found, key=lambda medium: not medium.writable)
+
+
+def key_media(paths: LinuxPaths, candidates: Iterable[Disk]) -> Generator[tuple[MediumNode, Path], None, None]:
+    """(medium, root) of every file system that keys may lie on: FAT, exFAT and ISO 9660, mounted read-only.
+
+    Each is mounted while the generator stands on it; close the generator.
+    """
+    for medium in medium_nodes(paths, candidates, also=(VolumeKind.EXFAT,)):
+        with mounted_medium(paths, medium, writable=False) as root:
+            if root is not None:
+                yield medium, root
 
 
 def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: str) -> BootMedium:
@@ -144,7 +155,8 @@ def mounted_medium(paths: LinuxPaths, medium: MediumNode, *, writable: bool) -> 
 
 def mount_command(medium: MediumNode, root: Path, *, writable: bool) -> list[str]:
     """How a medium is mounted. Of an ISO 9660 file system the kernel knows the case of names only with Rock Ridge."""
-    kind = "vfat" if medium.writable or _kind(medium.node).is_fat else "iso9660"
+    found = VolumeKind.FAT32 if medium.writable else _kind(medium.node)
+    kind = "vfat" if found.is_fat else "exfat" if found is VolumeKind.EXFAT else "iso9660"
     options = "rw,noatime,sync" if writable else "ro,noatime"
     return ["mount", "-t", kind, "-o", options, str(medium.node), str(root)]
 

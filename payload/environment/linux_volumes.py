@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from payload.contract import DiskRecord
 from payload.environment import Volume, VolumeState
@@ -26,15 +27,11 @@ RAID_ADVICE = (
     "Changing one disk of it alone would tear it apart, so this image leaves it alone. Use the WinPE image, which has "
     "Windows's own drivers for it."
 )
-LOCKED_ADVICE = (
-    "Type no key here: unlocking BitLocker arrives in a later version. Use the WinPE image or Windows's recovery "
-    "environment with this volume's 48-digit recovery password."
-)
 LOST_TABLE_ADVICE = "Repair the partition table first, or use the WinPE image."
 READ_ERROR_ADVICE = "Check the disk and its cable. If it is failing, save its data before anything else."
 #: Containers for other partitions, and partitions that hold no file system.
 _NO_VOLUME = frozenset({MICROSOFT_RESERVED, BIOS_BOOT, *(mbr_type(kind) for kind in MBR_EXTENDED)})
-_LOCKED = Condition(state=VolumeState.LOCKED, detail="The volume is encrypted with BitLocker.", advice=LOCKED_ADVICE)
+_LOCKED = Condition(state=VolumeState.LOCKED, detail="The volume is encrypted with BitLocker.")
 #: What is neither NTFS nor a file system that Windows cannot be installed on.
 _CONDITIONS = {
     VolumeKind.BITLOCKER: _LOCKED,
@@ -115,13 +112,14 @@ def survey_disk(disk: Disk) -> SurveyedDisk:
     return SurveyedDisk(disk=disk, state=UNREADABLE if detail else OK, detail=detail, table=table)
 
 
-def volumes_of(disks: Iterable[SurveyedDisk]) -> list[Volume]:
+def volumes_of(disks: Iterable[SurveyedDisk], unlocked: Mapping[str, Path] | None = None) -> list[Volume]:
     """Every volume of the host; none of the boot medium's.
 
+    `unlocked` names locked volumes that are open, and the devices of what is inside: that is listed in their place.
     Where a volume is hibernated, or a volume or a disk cannot be looked into, others that Windows was using may belong
     to a hibernated Windows: left alone.
     """
-    found = [(surveyed, list(_volumes_of_disk(surveyed))) for surveyed in disks]
+    found = [(surveyed, list(_volumes_of_disk(surveyed, unlocked or {}))) for surveyed in disks]
     asleep = any(_may_sleep(surveyed, volumes) for surveyed, volumes in found)
     return [
         (replace(volume, condition=maybe_hibernated(volume.condition)) if asleep else volume).as_volume()
@@ -158,7 +156,7 @@ class _FoundVolume:
         )
 
 
-def _volumes_of_disk(surveyed: SurveyedDisk) -> Iterator[_FoundVolume]:
+def _volumes_of_disk(surveyed: SurveyedDisk, unlocked: Mapping[str, Path]) -> Iterator[_FoundVolume]:
     if surveyed.state == BOOT_MEDIUM:
         return
     for place in _places(surveyed):
@@ -168,7 +166,7 @@ def _volumes_of_disk(surveyed: SurveyedDisk) -> Iterator[_FoundVolume]:
             detail = f"The disk is a part of {surveyed.raid.kind.words}."
             member = Condition(state=VolumeState.RAID_MEMBER, detail=detail, advice=RAID_ADVICE)
             yield _FoundVolume(node=place.node, disk=surveyed.disk, condition=member)
-        elif (volume := _identified(surveyed, place)) is not None:
+        elif (volume := _identified(surveyed, _inside(place, unlocked))) is not None:
             yield volume
 
 
@@ -181,6 +179,11 @@ def _places(surveyed: SurveyedDisk) -> Iterator[_Place]:
     if not disk.partitions:
         whole = PartitionNode(name=disk.name, node=disk.node, number=0, start=0, size=disk.size)
         yield _Place(node=whole, whole_disk=True)
+
+
+def _inside(place: _Place, unlocked: Mapping[str, Path]) -> _Place:
+    opened = unlocked.get(place.node.name)
+    return replace(place, node=replace(place.node, node=opened)) if opened else place
 
 
 def _identified(surveyed: SurveyedDisk, place: _Place) -> _FoundVolume | None:

@@ -17,6 +17,7 @@ from payload.formats.vault import Cipher
 class UnlockKey:
     """What opens a volume. `kind` is CLEAR_KEY, RECOVERY_PASSWORD or STARTUP_KEY; `protector` its GUID in the metadata.
 
+    `protector` is "" for a password that somebody typed where several protectors could be meant.
     `secret` is nothing for a clear key, the 16-byte key behind a recovery password
     (`formats.recovery_password`), or the whole content of a .BEK file. It appears in no text, log or receipt.
     """
@@ -39,21 +40,25 @@ class Unlocking(Protocol):
         ...
 
     def locked_metadata(self, volume: Volume) -> FveVolume:
-        """What the volume's own metadata says, read from the disk. Raises FveError, OSError."""
+        """What the volume's own metadata says, read from the disk.
+
+        Raises FveError, OSError; VolumeNotOpened where no key would open the volume here (partly encrypted ...).
+        """
         ...
 
-    def unlocked(self, volume: Volume, key: UnlockKey) -> AbstractContextManager[Volume]:
-        """The volume behind the lock, as `volumes()` would have listed it (READY, UNCLEAN, HIBERNATED ...).
+    def unlocked(self, volume: Volume, key: UnlockKey) -> AbstractContextManager[None]:
+        """Open a volume while the context lasts: `volumes()` lists what is inside in its place, under the same id.
 
-        Its id is what `open_volume` takes; its label and size are those of what is inside. On leaving it is locked
-        again, as protected as it was: nothing is decrypted, suspended or added. Raises KeyRefused, and VolumeNotOpened
-        where the volume cannot be opened with any key (partly encrypted, no driver).
+        On leaving it is locked again, as protected as it was: nothing is decrypted, suspended or added. What goes wrong
+        then is told by the environment's `notes`. Raises KeyRefused, and VolumeNotOpened where the key is not to
+        blame (no driver).
         """
         ...
 
     def key_media(self) -> AbstractContextManager[Iterator[Medium]]:
         """Every attached volume on which keys may lie: the boot medium, sticks, CDs, small FAT partitions; read-only.
 
-        No volume of a RAID or with a Windows of the host on it. A medium's name is for the screen and the receipt.
+        No volume of a RAID or with a Windows of the host on it. A medium's name is for the screen and the receipt; no
+        two have the same. The next one is there until the iterator goes on.
         """
         ...

@@ -140,10 +140,6 @@ class WindowsEnvironment:
         image = image_folder()
         yield key_media(candidates, self._boot_media, self._sticks, running_drive(image) if image else "")
 
-    @property
-    def unlocking(self) -> None:
-        """Nothing yet."""
-
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
         """The volume by its `\\\\?\\Volume{GUID}\\` name. Raises VolumeNotOpened; OSError where closing fails."""

@@ -169,6 +169,11 @@ def read_volume(stream: BinaryIO, start: int = 0) -> FveVolume:
     A block whose checksum fails is taken only where no other can be read. Raises FveError, and OSError where not even
     the first sector can be read.
     """
+    return read_volume_and_entries(stream, start)[0]
+
+
+def read_volume_and_entries(stream: BinaryIO, start: int = 0) -> tuple[FveVolume, tuple[Entry, ...]]:
+    """As `read_volume`, with all entries of the metadata block that was taken: keys that lie open among them."""
     boot = _read_boot_sector(_read(stream, start, 512))
     offsets, found, reasons = list(boot.offsets), list[tuple[int, _Block]](), list[str]()
     for index in range(3):
@@ -181,12 +186,13 @@ def read_volume(stream: BinaryIO, start: int = 0) -> FveVolume:
             reasons.append(f"block {index + 1}: {error}")
             continue
         if block.checksum_ok:
-            return volume
+            return volume, block.entries
         found.append((index, block))
         # The boot sector of a Vista volume knows only the first place.
         offsets += block.offsets[len(offsets) :]
     if found:
-        return _volume(boot, found[0][1], found[0][0])
+        index, block = found[0]
+        return _volume(boot, block, index), block.entries
     raise FveError("no metadata block can be read: " + "; ".join(reasons))
 
 

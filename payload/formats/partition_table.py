@@ -107,6 +107,12 @@ def guid_text(raw: bytes) -> str:
     return f"{a:08X}-{b:04X}-{c:04X}-{raw[8:10].hex()}-{raw[10:16].hex()}".upper()
 
 
+def guid_bytes(text: str) -> bytes:
+    """The 16 bytes of a GUID in `guid_text`'s form."""
+    a, b, c, d, e = text.split("-")
+    return struct.pack("<IHH", int(a, 16), int(b, 16), int(c, 16)) + bytes.fromhex(d + e)
+
+
 def _read_gpt(stream: BinaryIO, size: int, sector_size: int) -> PartitionTable | None:
     last = size // sector_size - 1
     for lba in (1, last):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from builder.keys.cipher import OpenSslCipher
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
 from payload.environment import (
     Entry,
@@ -25,6 +26,10 @@ from payload.environment import (
     VolumeState,
     any_name,
 )
+from payload.environment.locked import KeyRefused, UnlockKey
+from payload.formats.fve import FveVolume
+from payload.formats.fve_entries import ProtectorKind
+from payload.formats.vault import Cipher
 from payload.key_prompt import Instead, PassphraseQuestion, RecoveryQuestion
 
 FAULTY_NS = 1721362200 * 10**9  # 2024-07-19T04:10:00Z
@@ -273,6 +278,68 @@ class FakeVolume:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass
+class FakeLock:
+    """A lock on a volume: what its metadata says, the keys (kind, secret) that open it, and what is inside.
+
+    `metadata` may be what reading it raises; `refuses` is raised whatever the key.
+    """
+
+    metadata: FveVolume | Exception
+    inside: FakeVolume
+    opens: list[tuple[ProtectorKind, bytes]] = field(default_factory=list)
+    refuses: Exception | None = None
+
+
+class FakeUnlocking:
+    """`Unlocking` in memory, for an environment whose locked volumes have the ids of `locks`."""
+
+    def __init__(self, locks: dict[str, FakeLock], *, media: Sequence[Medium] = ()) -> None:
+        self.locks = locks
+        self.key_files = list(media)
+        self.fake_volumes: list[FakeVolume] = []
+        self.tried: list[tuple[str, ProtectorKind, str]] = []
+        self.open_now: list[str] = []
+        self.fail: dict[str, Exception] = {}
+
+    @property
+    def cipher(self) -> Cipher:
+        """The builder's."""
+        return OpenSslCipher()
+
+    def locked_metadata(self, volume: Volume) -> FveVolume:
+        """What the test said."""
+        metadata = self.locks[volume.id].metadata
+        if isinstance(metadata, Exception):
+            raise metadata
+        return metadata
+
+    @contextmanager
+    def unlocked(self, volume: Volume, key: UnlockKey) -> Iterator[None]:
+        """Shows what is inside instead of the locked volume."""
+        lock = self.locks[volume.id]
+        self.tried.append((volume.id, key.kind, key.protector))
+        if lock.refuses is not None:
+            raise lock.refuses
+        if (key.kind, key.secret) not in lock.opens:
+            raise KeyRefused("wrong key")
+        at = next(i for i, fake in enumerate(self.fake_volumes) if fake.volume.id == volume.id)
+        outside, self.fake_volumes[at] = self.fake_volumes[at], lock.inside
+        self.open_now.append(volume.id)
+        try:
+            yield
+        finally:
+            self.fake_volumes[at] = outside
+            self.open_now.remove(volume.id)
+
+    @contextmanager
+    def key_media(self) -> Iterator[Iterator[Medium]]:
+        """The media, one after another."""
+        if "key_media" in self.fail:
+            raise self.fail["key_media"]
+        yield iter(self.key_files)
+
+
 class FakeEnvironment:
     """`Environment` in memory. `fail` maps a method's name to the exception it raises."""
 
@@ -287,6 +354,7 @@ class FakeEnvironment:
         self.ended: list[AfterRepair] = []
         self.opened: list[tuple[str, bool]] = []
         self.shells = 0
+        self.fake_unlocking: FakeUnlocking | None = None
 
     @property
     def name(self) -> str:
@@ -329,6 +397,13 @@ class FakeEnvironment:
         """The volumes."""
         self._fault("volumes")
         return [fake.volume for fake in self.fake_volumes]
+
+    @property
+    def unlocking(self) -> FakeUnlocking | None:
+        """What the test gave."""
+        if self.fake_unlocking is not None:
+            self.fake_unlocking.fake_volumes = self.fake_volumes
+        return self.fake_unlocking
 
     @contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:

@@ -110,7 +110,7 @@ def test_volumes_of_an_ordinary_disk(machine: FakeMachine) -> None:
     }
     volumes = {volume.id: volume for volume in env.volumes()}
     assert (volumes["sda3"].label, volumes["sda3"].size, volumes["sda3"].disk) == ("Windows", 8 * MIB, "sda")
-    assert "48-digit" in volumes["sda4"].advice
+    assert volumes["sda4"].detail == "The volume is encrypted with BitLocker."
     assert "does not start from" in volumes["sda5"].detail
     assert "cannot be read" in volumes["sda6"].detail
     assert [(disk.id, disk.state) for disk in env.disks()] == [("sda", "ok")]

@@ -1,0 +1,141 @@
+"""BitLocker volumes through dm-crypt: cryptsetup opens them with a key, a table of our own with a clear key.
+
+What was tried with cryptsetup 2.7.5 (Debian 13):
+- `open --type bitlk --key-file -` takes the 48 digits as well as a whole .BEK file on its standard input.
+- A password costs 2^20 rounds of SHA-256 for every recovery password that the volume has, in their order.
+- A volume with a clear key is refused whatever key is given, also the volume's own ("partially decrypted", which it
+  is not). So the clear key is opened here (formats.fve_clear) and the table handed to dmsetup as cryptsetup would.
+- A wrong password ends with exit code 1 and no word, a wrong .BEK file with 2; a missing driver with 1 and a message.
+- Nothing is written to the volume by opening or closing it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from payload.environment import VolumeNotOpened, VolumeState
+from payload.environment.linux_cipher import MODULES as CIPHER_MODULES
+from payload.environment.linux_cipher import LinuxCipher
+from payload.environment.linux_commands import Completed, run
+from payload.environment.linux_paths import LinuxPaths
+from payload.environment.locked import KeyRefused, UnlockKey
+from payload.formats import recovery_password
+from payload.formats.fve import EncryptionMethod, FveVolume, read_volume
+from payload.formats.fve_clear import SECTOR, ClearVolume, Segment, read_clear_volume
+from payload.formats.fve_entries import FveError, ProtectorKind
+from payload.formats.vault import NotAuthentic
+
+_MODULES = ("dm_mod", "dm_crypt", "dm_zero", "xts", "ecb", *CIPHER_MODULES)
+#: cryptsetup(8), "RETURN CODES": 1 wrong parameters, 2 wrong passphrase. It gives either for a wrong key.
+_REFUSALS = (1, 2)
+_NO_SUCH_KEY = "No key available"
+_MODULES_SECONDS = 60.0
+#: A slow machine takes a quarter of a minute for each recovery password that the volume has.
+_OPEN_SECONDS = 300.0
+_CLOSE_SECONDS = 60.0
+_CIPHERS = {
+    EncryptionMethod.AES_CBC_128_DIFFUSER: "aes-cbc-elephant",
+    EncryptionMethod.AES_CBC_256_DIFFUSER: "aes-cbc-elephant",
+    EncryptionMethod.AES_CBC_128: "aes-cbc-eboiv",
+    EncryptionMethod.AES_CBC_256: "aes-cbc-eboiv",
+    EncryptionMethod.AES_XTS_128: "aes-xts-plain64",
+    EncryptionMethod.AES_XTS_256: "aes-xts-plain64",
+}
+
+PARTLY_DETAIL = "Windows has not finished encrypting or decrypting this volume, and only Windows can open such a one."
+PARTLY_ADVICE = (
+    "Use the WinPE image, which opens it with this volume's recovery password, or attach the disk to another Windows."
+)
+OLD_DETAIL = "The volume was encrypted by Windows Vista, in a way that only Windows can open."
+UNKNOWN_DETAIL = "The volume is encrypted in a way that this image does not know."
+NOT_OPENED_ADVICE = "Use the WinPE image with this volume's recovery password; Windows's own BitLocker opens it there."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlocked:
+    """A volume that is open: the device of what is inside. `notes` grow while it is closed."""
+
+    node: Path
+    notes: list[str]
+
+
+def locked_metadata(node: Path) -> FveVolume:
+    """What a locked volume's metadata says. Raises FveError, OSError; VolumeNotOpened where no key would help here."""
+    with node.open("rb") as stream:
+        volume = read_volume(stream)
+    if volume.state.partly_encrypted:
+        raise VolumeNotOpened(VolumeState.PARTLY_ENCRYPTED, PARTLY_DETAIL, PARTLY_ADVICE)
+    if volume.version == 1:
+        raise VolumeNotOpened(VolumeState.PARTLY_ENCRYPTED, OLD_DETAIL, PARTLY_ADVICE)
+    if volume.method not in _CIPHERS:
+        raise VolumeNotOpened(VolumeState.PARTLY_ENCRYPTED, UNKNOWN_DETAIL, PARTLY_ADVICE)
+    return volume
+
+
+@contextlib.contextmanager
+def unlocked(paths: LinuxPaths, node: Path, size: int, key: UnlockKey) -> Iterator[Unlocked]:
+    """Open the volume of `size` bytes at `node` while the context lasts. Raises KeyRefused, VolumeNotOpened."""
+    prepare(paths)
+    name = f"bluelift-{node.name}"
+    opened = _open_clear(node, size, name) if key.kind is ProtectorKind.CLEAR_KEY else _open_with_key(node, name, key)
+    if key.kind is not ProtectorKind.CLEAR_KEY and _is_refusal(opened):
+        raise KeyRefused(f"the {key.kind} does not open {node.name}")
+    if not opened.ok:
+        raise VolumeNotOpened(
+            VolumeState.UNREADABLE, f"The volume could not be unlocked. ({opened.sentence}.)", NOT_OPENED_ADVICE
+        )
+    notes: list[str] = []
+    try:
+        yield Unlocked(node=paths.dev / "mapper" / name, notes=notes)
+    finally:
+        closed = run(["dmsetup", "remove", "--retry", name], time_limit=_CLOSE_SECONDS)
+        if not closed.ok:
+            notes.append(f"{node.name} was not locked again before the end: {closed.sentence}.")
+
+
+def _is_refusal(ended: Completed) -> bool:
+    said = ended.output.strip()
+    return ended.returncode in _REFUSALS and (not said or _NO_SUCH_KEY in said)
+
+
+def prepare(paths: LinuxPaths) -> None:
+    """Load what dm-crypt and AF_ALG need, where it is not there; what then lacks shows when it is used."""
+    if not (paths.dev / "mapper/control").exists():
+        run(["modprobe", "-a", "-q", *_MODULES], time_limit=_MODULES_SECONDS)
+
+
+def _open_with_key(node: Path, name: str, key: UnlockKey) -> Completed:
+    is_password = key.kind is ProtectorKind.RECOVERY_PASSWORD
+    secret = recovery_password.text_of(key.secret).encode() if is_password else key.secret
+    return run(open_command(node, name), time_limit=_OPEN_SECONDS, given=secret)
+
+
+def open_command(node: Path, name: str) -> list[str]:
+    """How cryptsetup opens a volume with the key on its standard input."""
+    return ["cryptsetup", "open", "--type", "bitlk", "--batch-mode", "--key-file", "-", str(node), name]
+
+
+def _open_clear(node: Path, size: int, name: str) -> Completed:
+    try:
+        with node.open("rb") as stream:
+            clear = read_clear_volume(stream, size, LinuxCipher().unseal_ccm)
+    except (FveError, NotAuthentic) as error:
+        raise KeyRefused(f"the clear key does not open {node.name}: {error}") from error
+    return run(["dmsetup", "create", name], time_limit=_OPEN_SECONDS, given=crypt_table(clear, node).encode())
+
+
+def crypt_table(clear: ClearVolume, node: Path) -> str:
+    """The device-mapper table of a volume (Linux Documentation/admin-guide/device-mapper, dm-crypt). It is a secret."""
+    large = f" 2 sector_size:{clear.sector_size} iv_large_sectors" if clear.sector_size != SECTOR else ""
+
+    def line(segment: Segment) -> str:
+        place = f"{segment.start // SECTOR} {segment.length // SECTOR}"
+        if segment.source is None:
+            return f"{place} zero"
+        source = segment.source // SECTOR
+        return f"{place} crypt {_CIPHERS[clear.method]} {clear.key.hex()} {source} {node} {source}{large}"
+
+    return "".join(f"{line(segment)}\n" for segment in clear.segments)
