@@ -18,27 +18,28 @@ CLEAR = "\033[2J\033[H"
 #: Goes to the upper left corner; the text that follows overwrites what was there.
 HOME = "\033[H"
 
-_GREEN, _AMBER, _RED = "32", "33", "31"
+#: SGR parameters: of the three colours, and of what they are for.
+GREEN, AMBER, RED = "32", "33", "31"
 _COLOURS = {
-    Verdict.FAILED: _RED,
-    Verdict.LEFT_ALONE: _AMBER,
-    Verdict.NEEDS_A_KEY: _AMBER,
-    Verdict.REPORTED: _AMBER,
-    Verdict.REPAIRED: _GREEN,
-    Verdict.ALREADY_CLEAN: _GREEN,
-    Verdict.NO_WINDOWS_FOUND: _AMBER,
+    Verdict.FAILED: RED,
+    Verdict.LEFT_ALONE: AMBER,
+    Verdict.NEEDS_A_KEY: AMBER,
+    Verdict.REPORTED: AMBER,
+    Verdict.REPAIRED: GREEN,
+    Verdict.ALREADY_CLEAN: GREEN,
+    Verdict.NO_WINDOWS_FOUND: AMBER,
 }
-_BANDS = {_GREEN: "30;42", _AMBER: "30;43", _RED: "1;37;41"}
-_TITLE = "1;37;44"
-_BOLD = "1"
-_DIM = "36"
-_KEYS = "30;47"
+_BANDS = {GREEN: "30;42", AMBER: "30;43", RED: "1;37;41"}
+TITLE = "1;37;44"
+BOLD = "1"
+DIM = "36"
+KEYS = "30;47"
 _MARGIN = 2
 
 #: A piece of a line: its text and its SGR parameters ("" for the terminal's own colours).
 Span = tuple[str, str]
 Line = tuple[Span, ...]
-_BLANK: Line = ()
+BLANK: Line = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def render_verdict(screen: VerdictScreen, *, columns: int, lines: int, colour: b
         heading = _heading(screen, width, lines - taken - min(len(details), 5), colour)
     room = lines - len(heading) - len(foot)
     body = _body(message, details, room)
-    fill = [_BLANK] * (room - len(body) if screen.keys else 0)
+    fill = [BLANK] * (room - len(body) if screen.keys else 0)
     return _paint([*heading, *body, *fill, *foot], width, lines, colour)
 
 
@@ -116,15 +117,15 @@ def render_progress(screen: ProgressScreen, *, columns: int, lines: int, colour:
     """The screen while the payload works: the newest steps that fit, the last one marked."""
     width = _width(columns)
     inner = max(1, width - 2 * _MARGIN)
-    head: list[Line] = [((f"  {plain(screen.title)}".ljust(width), _TITLE),), _BLANK]
+    head: list[Line] = [((f"  {plain(screen.title)}".ljust(width), TITLE),), BLANK]
     if screen.host:
-        head += [((plain(screen.host), ""),), _BLANK]
+        head += [((plain(screen.host), ""),), BLANK]
     steps: list[Line] = []
     for i, step in enumerate(screen.steps):
         newest = i == len(screen.steps) - 1
-        for n, part in enumerate(_wrap(step, max(1, inner - 2), 3)):
+        for n, part in enumerate(wrap(step, max(1, inner - 2), 3)):
             mark = "  " if n else "> " if newest else "- "
-            steps.append((_margin(), (mark + part, _BOLD if newest else "")))
+            steps.append((_margin(), (mark + part, BOLD if newest else "")))
     head[1:] = [(_margin(), *line) if line else line for line in head[1:]]
     room = max(1, lines - len(head))
     return _paint([*head, *steps[-room:]], width, lines, colour)
@@ -138,15 +139,16 @@ def _margin() -> Span:
     return (" " * _MARGIN, "")
 
 
-def _wrap(text: str, width: int, most: int) -> list[str]:
+def wrap(text: str, width: int, most: int) -> list[str]:
     """`text` in at most `most` lines; what does not fit ends in two dots."""
     lines = textwrap.wrap(plain(text), width, break_on_hyphens=False)
     if len(lines) > most:
-        lines = [*lines[: most - 1], _clip(f"{lines[most - 1]} {lines[most]}", width)]
+        lines = [*lines[: most - 1], clip(f"{lines[most - 1]} {lines[most]}", width)]
     return lines
 
 
-def _clip(text: str, width: int) -> str:
+def clip(text: str, width: int) -> str:
+    """`text` in one line; what does not fit ends in two dots."""
     if len(text) <= width:
         return text
     return f"{text[: width - 2]}.." if width > 4 else text[:width]
@@ -174,7 +176,7 @@ def _band(rows: Sequence[str], verdict: Verdict, colour: bool, letters: bool = T
     band = _BANDS[_COLOURS[verdict]]
     if not letters:
         return [((" ", ""), (row, band)) for row in rows]
-    stroke = "47" if _COLOURS[verdict] == _RED else "40"
+    stroke = "47" if _COLOURS[verdict] == RED else "40"
     return [((" ", ""), *_strokes(row, band, stroke)) for row in rows]
 
 
@@ -190,9 +192,9 @@ def _strokes(row: str, band: str, stroke: str) -> list[Span]:
 
 
 def _message(screen: VerdictScreen, inner: int) -> list[Line]:
-    lines: list[Line] = [(_margin(), (part, _BOLD)) for part in _wrap(screen.sentence, inner, 3)]
+    lines: list[Line] = [(_margin(), (part, BOLD)) for part in wrap(screen.sentence, inner, 3)]
     if screen.advice:
-        parts = _wrap(f"What to do next: {screen.advice}", inner, 4)
+        parts = wrap(f"What to do next: {screen.advice}", inner, 4)
         lines += [(_margin(), (part, "")) for part in parts]
     return lines
 
@@ -200,12 +202,12 @@ def _message(screen: VerdictScreen, inner: int) -> list[Line]:
 def _foot(screen: VerdictScreen, inner: int, width: int) -> list[Line]:
     lines: list[Line] = []
     if screen.contact:
-        lines.append((_margin(), (_clip(plain(screen.contact), inner), _DIM)))
+        lines.append((_margin(), (clip(plain(screen.contact), inner), DIM)))
     if screen.countdown:
-        lines.append((_margin(), (_clip(plain(screen.countdown), inner), f"{_BOLD};{_AMBER}")))
+        lines.append((_margin(), (clip(plain(screen.countdown), inner), f"{BOLD};{AMBER}")))
     if screen.keys:
-        keys = _clip(plain(screen.keys), inner)
-        lines.append(((" ", ""), (f" {keys}".ljust(width - 2), _KEYS)))
+        keys = clip(plain(screen.keys), inner)
+        lines.append(((" ", ""), (f" {keys}".ljust(width - 2), KEYS)))
     return lines
 
 
@@ -213,15 +215,15 @@ def _details(screen: VerdictScreen, inner: int) -> list[Line]:
     """Host, remarks and table, the least important last."""
     lines: list[Line] = []
     if screen.host:
-        lines += [(_margin(), (_clip(plain(screen.host), inner), _DIM)), _BLANK]
+        lines += [(_margin(), (clip(plain(screen.host), inner), DIM)), BLANK]
     lines += _remarks(screen, inner)
     if screen.remarks and screen.rows:
-        lines.append(_BLANK)
+        lines.append(BLANK)
     return lines + _table(screen.rows, inner)
 
 
 def _remarks(screen: VerdictScreen, inner: int) -> list[Line]:
-    return [(_margin(), (part, "")) for remark in screen.remarks for part in _wrap(remark, inner, 4)]
+    return [(_margin(), (part, "")) for remark in screen.remarks for part in wrap(remark, inner, 4)]
 
 
 def _table(rows: Sequence[VolumeRow], inner: int) -> list[Line]:
@@ -238,13 +240,13 @@ def _table(rows: Sequence[VolumeRow], inner: int) -> list[Line]:
         min(cap, max(len(title), *(len(cell[i]) for cell in cells)))
         for i, (title, cap) in enumerate(zip(titles, caps, strict=False))
     ]
-    lines: list[Line] = [(_margin(), ("  ".join(t.ljust(w) for t, w in zip(titles, widths, strict=False)), _DIM))]
+    lines: list[Line] = [(_margin(), ("  ".join(t.ljust(w) for t, w in zip(titles, widths, strict=False)), DIM))]
     for row, cell in zip(rows, cells, strict=True):
-        left = [_clip_left(cell[0], widths[0]), _clip(cell[1], widths[1]).ljust(widths[1]), cell[2].rjust(widths[2])]
+        left = [_clip_left(cell[0], widths[0]), clip(cell[1], widths[1]).ljust(widths[1]), cell[2].rjust(widths[2])]
         result = cell[3].ljust(widths[3])
         rest = max(0, inner - sum(widths) - 8)
-        tail = _clip(cell[4], rest) if rest else ""
-        shade = "" if row.verdict is Verdict.NO_WINDOWS_FOUND else f"{_BOLD};{_COLOURS[row.verdict]}"
+        tail = clip(cell[4], rest) if rest else ""
+        shade = "" if row.verdict is Verdict.NO_WINDOWS_FOUND else f"{BOLD};{_COLOURS[row.verdict]}"
         lines.append((_margin(), ("  ".join(left) + "  ", ""), (result, shade), (f"  {tail}", "")))
     return lines
 
@@ -262,17 +264,17 @@ def _body(message: list[Line], details: list[Line], room: int) -> list[Line]:
     """Message and details with as many blank lines as there is room for, else cut with a line that says so."""
     tight = [line for line in details if line]
     for body in (
-        [_BLANK, *message, _BLANK, *details, _BLANK],
-        [_BLANK, *message, _BLANK, *tight, _BLANK],
-        [_BLANK, *message, _BLANK, *tight],
-        [_BLANK, *message, *tight],
+        [BLANK, *message, BLANK, *details, BLANK],
+        [BLANK, *message, BLANK, *tight, BLANK],
+        [BLANK, *message, BLANK, *tight],
+        [BLANK, *message, *tight],
         [*message, *tight],
     ):
         if len(body) <= room:
             return body
-    around = [_BLANK] if room - len(message) >= 8 else []
+    around = [BLANK] if room - len(message) >= 8 else []
     kept = max(0, room - len(message) - 2 * len(around) - 1)
-    more: Line = (_margin(), (f"... and {len(tight) - kept} more (see receipt)", _DIM))
+    more: Line = (_margin(), (f"... and {len(tight) - kept} more (see receipt)", DIM))
     return [*around, *message, *tight[:kept], more, *around][: max(0, room)]
 
 
@@ -280,10 +282,11 @@ def _paint(content: Sequence[Line], width: int, lines: int, colour: bool) -> str
     shown = list(content)
     if len(shown) > lines:
         shown = [*shown[: lines - 1], shown[-1]]
-    return "\n".join(_paint_line(line, width, colour) for line in shown[: max(1, lines)])
+    return "\n".join(paint_line(line, width, colour) for line in shown[: max(1, lines)])
 
 
-def _paint_line(line: Line, width: int, colour: bool) -> str:
+def paint_line(line: Line, width: int, colour: bool) -> str:
+    """A line as text with its SGR sequences, as wide as `width`; without colour it ends where its text does."""
     left = width
     painted = ""
     for text, style in line:
