@@ -107,6 +107,7 @@ class Profile:
     unattended: bool
     ending: Ending
     disk_wait: int
+    key_wait: int
     serial: str
     shell: bool
     keyboard: str
@@ -124,6 +125,7 @@ class Profile:
             ending=self.ending,
             hibernated=self.hibernated,
             disk_wait=self.disk_wait,
+            key_wait=self.key_wait,
             serial=self.serial,
             shell=self.shell,
         )
@@ -268,7 +270,7 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
     else:
         yield from _linux_combinations(data, folder)
     if data.get("unattended"):
-        for key in ("repaired", "otherwise"):
+        for key in ("repaired", "otherwise", "nobody"):
             if ending.get(key) == "stay":
                 yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
     if str(data.get("output", "")).lower().endswith(".iso"):
@@ -422,9 +424,11 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         ending=Ending(
             repaired=AfterRepair(read.ending.repaired),
             otherwise=AfterRepair(otherwise),
+            nobody=AfterRepair(read.ending.nobody),
             countdown=read.ending.countdown,
         ),
         disk_wait=read.disk_wait,
+        key_wait=(0 if read.unattended else PayloadConfig.key_wait) if read.key_wait is None else read.key_wait,
         serial=read.serial,
         shell=read.shell,
         keyboard=linux_layout(read.keyboard) if read.environment == LINUX else "",

@@ -81,6 +81,9 @@ class EndingSection(Section):
         description="After every other verdict. Never reboot: that would be the same loop. "
         "Default: stay; power-off when unattended.",
     )
+    nobody: Literal["power-off", "stay"] = Field(
+        default="power-off", description="After NEEDS A KEY with nobody there to type one."
+    )
     countdown: int = Field(
         default=30, ge=0, le=3600, description="Seconds on the screen before a reboot or power-off; any key stops it."
     )
@@ -138,6 +141,13 @@ class ProfileFile(Section):
     unattended: bool = Field(default=False, description="Nobody watches: power off where a technician would be asked.")
     ending: EndingSection = Field(default_factory=EndingSection, description="What happens once the verdict stands.")
     disk_wait: int = Field(default=30, ge=0, le=600, description="Seconds to wait for a disk when none is there.")
+    key_wait: int | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="Seconds that a question for a BitLocker key waits for somebody to press a key; 0 asks nobody. "
+        "Default: 300; 0 when unattended.",
+    )
     serial: Literal["", "ttyS0", "ttyS1", "ttyS2", "ttyS3"] = Field(
         default="ttyS0", description="Serial port for the log and the receipt as JSON lines; empty for none."
     )
