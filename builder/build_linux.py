@@ -33,7 +33,7 @@ from builder.plan import Facts, Plan, epoch_from, make_plan
 from builder.profile import Profile
 from builder.report import ImageFacts, ListedFile, json_bytes, manifest
 
-#: The largest ISO that a release may have.
+#: The largest ISO that a release may have, without its free tail.
 SIZE_LIMIT = 45_000_000
 #: Packages, fetch, unpack, and the six cached steps of a plan after "packages", then the output.
 _STEPS = 10
@@ -208,7 +208,7 @@ class _Work:
         from dataclasses import replace  # noqa: PLC0415
 
         from builder.media.iso import write_iso  # noqa: PLC0415
-        from builder.media.layout import LinuxBootFiles, linux_iso_layout  # noqa: PLC0415
+        from builder.media.layout import LinuxBootFiles, hybrid_disk, linux_iso_layout  # noqa: PLC0415
 
         image_id = self.plan.image_id or ""
         mok_manager = self.boot_files.path("mmx64.efi")
@@ -224,10 +224,14 @@ class _Work:
             mok_manager=mok_manager.read_bytes() if mok_manager.is_file() else None,
         )
         layout = replace(linux_iso_layout(files, epoch=self.plan.epoch), volume_id=self.profile.volume_id)
+        if self.profile.tail is not None:
+            disk = hybrid_disk(image_id, volume_id=self.profile.volume_id, tail=self.profile.tail)
+            code = self.bios_image.path("boot_hybrid.img").read_bytes()
+            layout = replace(layout, hybrid=replace(disk, boot_code=code, grub_boot_code=True))
         image = into / "image.iso"
-        write_iso(layout, image, step=step)
-        size = image.stat().st_size
-        step.note(size_text(size))
+        written = write_iso(layout, image, step=step)
+        size = written.size - written.free
+        step.note(size_text(size) + (f", and {size_text(written.free)} free on it as a disk" if written.free else ""))
         if size > SIZE_LIMIT:
             step.warn(f"the image has {size_text(size)}, more than the {size_text(SIZE_LIMIT)} that a release may have")
 
@@ -294,9 +298,10 @@ def _put_boot_files(root: Path, into: Path, step: Step) -> None:
 
 
 def _put_bios_image(root: Path, into: Path, step: Step) -> None:
-    from builder.base.grub import bios_boot_image  # noqa: PLC0415
+    from builder.base.grub import bios_boot_image, disk_boot_code  # noqa: PLC0415
 
     (into / "eltorito.img").write_bytes(bios_boot_image(root, step=step))
+    (into / "boot_hybrid.img").write_bytes(disk_boot_code(root))
 
 
 def _grub_config(profile: Profile, image_id: str) -> bytes:

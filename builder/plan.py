@@ -112,7 +112,7 @@ def make_plan(profile: Profile, facts: Facts) -> Plan:
     )  # fmt: skip
     iso = maker.step(
         "iso", "ISO image", {**made_of, "payload-segment": payload},
-        extra={"image": image_id or "", "pycdlib": facts.tools.get("pycdlib", "")},
+        extra={"image": image_id or "", "tail": str(profile.tail), "pycdlib": facts.tools.get("pycdlib", "")},
     )  # fmt: skip
     maker.step(
         "manifest", "manifest", {"iso": iso},
@@ -174,6 +174,7 @@ def _content(profile: Profile, facts: Facts) -> dict[str, str]:
         "configuration": digest(to_json(config)),
         "name": profile.name,
         "volume": profile.volume_id,
+        "tail": str(profile.tail),
         "payload": digest(dict(facts.payload)),
         "templates": digest(dict(facts.templates)),
     }

@@ -125,6 +125,7 @@ def _on_media(profile: Profile, base: BaseFacts | None) -> dict[str, str]:
         "name": profile.name,
         "organisation": profile.organisation,
         "volume": profile.volume_id,
+        "tail": str(profile.tail),
         "prompt": str(base.prompt) if base else "",
         "layout": profile.winpe.layout,
         "base media": digest(dict(base.media)) if base else "",

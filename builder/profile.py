@@ -38,6 +38,8 @@ _WINPE_BASE = ("kind", "path", "media", "index")
 _WINPE_KEYS = (
     "bitlocker", "boot_ca", "prompt", "layout", "drivers", "keyboard", "bcd", "background", "payload_exe",
 )  # fmt: skip
+_TAIL = "32 MB"
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -89,7 +91,8 @@ class WinpeSettings:
 class Profile:
     """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
 
-    `sha256` is that of the file as it was written, `label` its name without a folder.
+    `sha256` is that of the file as it was written, `label` its name without a folder. `tail`: bytes that are free on
+    the disk that a hybrid image is; None for a plain ISO.
     """
 
     name: str
@@ -109,6 +112,7 @@ class Profile:
     shell: bool
     volume_id: str
     output: str
+    tail: int | None
 
     def payload_config(self, *, image_id: str, bluelift: str) -> PayloadConfig:
         """The configuration that goes into the image."""
@@ -266,6 +270,8 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
         for key in ("repaired", "otherwise"):
             if ending.get(key) == "stay":
                 yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
+    if data.get("tail") is not None and not data.get("hybrid", True):
+        yield "tail", "is for hybrid: true; a plain ISO has no free space"
     if str(data.get("output", "")).lower().endswith(".iso"):
         yield "output", "is the name without .iso"
 
@@ -419,7 +425,13 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         shell=read.shell,
         volume_id=read.volume_id or _VOLUME_IDS[read.environment],
         output=read.output or f"bluelift-{read.environment}",
+        tail=_size(read.tail or _TAIL) if read.hybrid else None,
     )
+
+
+def _size(text: str) -> int:
+    """`64 MB` in bytes."""
+    return int(text[:-2]) * _UNITS[text[-2:]]
 
 
 def _winpe(read: ProfileFile, bcd: dict[str, Any], folder: Path) -> WinpeSettings:

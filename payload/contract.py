@@ -37,6 +37,8 @@ UNDONE_NAME = "undone.json"
 MEDIUM_FOLDER = "Bluelift"
 MEDIUM_IDENTITY = "image.json"
 MEDIUM_RECEIPTS = "receipts"
+#: The folders in MEDIUM_FOLDER of a medium that can be written.
+MEDIUM_FOLDERS = ("config", "drivers", MEDIUM_RECEIPTS, "vault")
 
 
 class Verdict(enum.StrEnum):

@@ -22,8 +22,11 @@ from pycdlib.pycdlibexception import PyCdlibException
 from builder.console import Step
 from builder.errors import OutputError
 from builder.media.iso9660 import SECTOR, IsoEntry, IsoImage, Tree
+from builder.media.iso_disk import as_disk, end_disk, read_back_disk
 from builder.media.iso_follow import FollowedOutput, FollowedSource
+from builder.media.iso_layout import PADDING as PADDING
 from builder.media.iso_layout import BiosImage as BiosImage
+from builder.media.iso_layout import HybridDisk as HybridDisk
 from builder.media.iso_layout import IsoFile as IsoFile
 from builder.media.iso_layout import IsoForm as IsoForm
 from builder.media.iso_layout import IsoLayout as IsoLayout
@@ -31,8 +34,6 @@ from builder.media.iso_master import BLOCK, LARGE, IsoJob, IsoSource, changed, m
 from builder.media.iso_names import IsoNames, plan_names
 from builder.media.udf import UdfVolume
 
-#: GRUB under SeaBIOS reads past the end of the file system; without this its last files come out wrong.
-PADDING = 150 * SECTOR
 #: Where UDF is, a file has one record in ISO9660, which holds 32 bits of length.
 _LARGEST_WITH_UDF = (1 << 32) - 1
 _UDF_STRUCTURES = 320 * SECTOR
@@ -43,12 +44,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class WrittenIso:
     """An ISO that was written: its size in bytes, its sha256 in hex, and the sha256 of every file by its path.
 
-    Boot images are listed as they were given, without a boot information table.
+    Boot images are listed as they were given, without a boot information table. `free`: of `size`, the bytes that are
+    free on the disk that a hybrid image is.
     """
 
     size: int
     sha256: str
     files: Mapping[str, str]
+    free: int = 0
 
 
 def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
@@ -66,17 +69,25 @@ def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
         with FollowedOutput(part) as stream, ExitStack() as opened:
             followed = {s.file.path: opened.enter_context(_follow(s, stream)) for s in sources if s.large}
             job = IsoJob(layout=layout, names=names, sources=tuple(sources), followed=followed)
+            hybrid = None
+            if layout.hybrid is not None:
+                job, hybrid = as_disk(job, layout.hybrid)
+                hybrid.write_front(stream)
             master(job, stream, step)
-            if not layout.form.udf:
+            if hybrid is not None:
+                end_disk(hybrid, stream, udf=layout.form.udf)
+            elif not layout.form.udf:
                 # UDF's second anchor is in the last block, and must stay there.
                 stream.write(bytes(PADDING))
             digests = {path: source.finish() for path, source in followed.items()}
             sha256, size = stream.finish(), stream.tell()
             with part.open("rb") as back:
                 _read_back(job, stream, back)
+                free = read_back_disk(hybrid, back) if hybrid is not None else 0
         part.replace(output)
     step.note(f"{output.name}: {size} bytes, {len(sources)} files read back")
-    return WrittenIso(size=size, sha256=sha256, files={s.file.path: s.sha256 or digests[s.file.path] for s in sources})
+    files = {source.file.path: source.sha256 or digests[source.file.path] for source in sources}
+    return WrittenIso(size=size, sha256=sha256, files=files, free=free)
 
 
 def boot_info_table(boot_image: bytes, lba: int) -> bytes:
@@ -135,7 +146,9 @@ def _space_needed(layout: IsoLayout, sources: list[IsoSource], names: IsoNames) 
     folders = (len(names.folders) + 1) * 2 * SECTOR + len(sources) * 1024
     if layout.form.udf:
         folders += (len(names.folders) + len(sources) + 1) * 2 * SECTOR + _UDF_STRUCTURES
-    return contents + folders + 64 * SECTOR + PADDING
+    # FAT32's tables are less than a hundredth of what they are for; its tail is a hole.
+    tables = (contents + layout.hybrid.tail) // 64 if layout.hybrid is not None else 0
+    return contents + folders + tables + 64 * SECTOR + PADDING
 
 
 def _follow(source: IsoSource, stream: FollowedOutput) -> FollowedSource:

@@ -6,6 +6,9 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+#: Bytes that follow an ISO's file system: GRUB under SeaBIOS reads past its end, else its last files come out wrong.
+PADDING = 150 * 2048
+
 
 class IsoForm(enum.StrEnum):
     """Which file systems an ISO has.
@@ -53,10 +56,29 @@ class IsoFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HybridDisk:
+    """What makes an ISO a disk as well (see `builder.media.hybrid`).
+
+    `image_id`: what its GUIDs and serial number are made of. `label`: of the FAT32 volume, at most 11 characters.
+    `tail`: bytes that are free on it, at least. `folders`: those it has beside the files' own. `boot_code`: at most 440
+    bytes that BIOS starts from the first block; `grub_boot_code` where it is GRUB's boot_hybrid.img, which then loads
+    the core of the BIOS image.
+    """
+
+    image_id: str
+    label: str
+    tail: int
+    folders: tuple[str, ...] = ()
+    boot_code: bytes = b""
+    grub_boot_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class IsoLayout:
     """What an ISO holds. `bios_image` and `uefi_image` are paths among `files`, or None.
 
     `volume_id`: A-Z, 0-9 and "_", at most 16 characters (Joliet's limit). `epoch`: every time stamp, seconds UTC.
+    `hybrid`: what makes it a disk too; None for a plain ISO.
     """
 
     volume_id: str
@@ -66,3 +88,4 @@ class IsoLayout:
     epoch: int
     form: IsoForm = IsoForm.ROCK_RIDGE
     bios_loading: BiosImage = BiosImage.GRUB
+    hybrid: HybridDisk | None = None
