@@ -20,6 +20,7 @@ examples:
   bluelift build -o dist                            the default image: dist/bluelift-linux.iso
   bluelift build winpe --windows-iso Win11.iso      the same for Windows PE: dist/bluelift-winpe.iso
   bluelift verify dist/bluelift-linux.iso           boot it and see it repair a disk
+  bluelift usb write dist/bluelift-linux.iso sdb    write it to a USB stick
   bluelift init my.yaml && bluelift build my.yaml   an image of your own
 
 exit codes: 0 done, 2 usage, 3 profile, 4 tool missing, 5 tool failed, 6 base media, 7 output,
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_verify(commands)
     _add_inspect(commands)
+    _add_usb(commands)
     _add_doctor(commands)
     _add_freeze(commands)
     _add_demo(commands)
@@ -191,6 +193,43 @@ def _add_inspect(commands: _Commands) -> None:
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to read")
     parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_usb(commands: _Commands) -> None:
+    usb = commands.add_parser(
+        "usb",
+        help="write an image to a USB stick",
+        description="Write an image to a USB stick, safely.",
+        epilog="examples:\n  bluelift usb list\n  bluelift usb write dist/bluelift-linux.iso sdb",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    actions = usb.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _command(
+        actions, "list", "show the disks of this machine, and which of them can be written to", "bluelift usb list"
+    )
+    parser = _command(
+        actions,
+        "write",
+        "overwrite a USB stick or memory card with an image, and read it back",
+        "bluelift usb write dist/bluelift-linux.iso sdb\n"
+        "bluelift usb write dist/bluelift-linux.iso /dev/sdb --data\n"
+        "bluelift usb write dist/bluelift-linux.iso sdb --yes --force-device sdb",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to write")
+    parser.add_argument("device", metavar="DEVICE", help="the stick: sdb, /dev/sdb, /dev/disk/by-id/...")
+    parser.add_argument(
+        "--data",
+        action="store_true",
+        help="add a partition BLUELIFT-DATA in the rest of the stick, for keys, drivers and receipts",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask, for scripts")
+    parser.add_argument(
+        "--force-device",
+        default="",
+        metavar="NAME",
+        help="overwrite NAME although it does not say that it is removable",
+    )
 
 
 def _add_doctor(commands: _Commands) -> None:

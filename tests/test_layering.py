@@ -59,6 +59,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.cache": (7, "cache"),
     "builder.base": (7, "base"),
     "builder.verify": (8, "verify"),
+    "builder.usb": (7, "usb"),
     "builder.packages": (8, "packages"),
     "builder.portable": (7, "freeze"),
     "builder.windows_payload": (8, "freeze"),
