@@ -207,7 +207,7 @@ class _Work:
     def _put_iso(self, into: Path, step: Step) -> None:
         from dataclasses import replace  # noqa: PLC0415
 
-        from builder.media.iso import write_iso  # noqa: PLC0415
+        from builder.media.iso import DiskBoot, write_iso  # noqa: PLC0415
         from builder.media.layout import LinuxBootFiles, hybrid_disk, linux_iso_layout  # noqa: PLC0415
 
         image_id = self.plan.image_id or ""
@@ -227,7 +227,7 @@ class _Work:
         if self.profile.tail is not None:
             disk = hybrid_disk(image_id, volume_id=self.profile.volume_id, tail=self.profile.tail)
             code = self.bios_image.path("boot_hybrid.img").read_bytes()
-            layout = replace(layout, hybrid=replace(disk, boot_code=code, grub_boot_code=True))
+            layout = replace(layout, hybrid=replace(disk, bios=DiskBoot.GRUB, boot_hybrid=code))
         image = into / "image.iso"
         written = write_iso(layout, image, step=step)
         size = written.size - written.free

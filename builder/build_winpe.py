@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder import RELEASE_EPOCH, __version__, resources
@@ -149,7 +149,8 @@ class _Work:
         return self._entry(MANIFEST_STEP, lambda into, _: self._put_manifest(into, images))
 
     def _write_iso(self, files: SecureBootFiles, wim: Entry, stores: Entry, target: Path, step: Step) -> _IsoFacts:
-        from builder.media.iso import IsoForm, write_iso  # noqa: PLC0415
+        from builder.media.iso import DiskBoot, IsoForm, write_iso  # noqa: PLC0415
+        from builder.media.layout import hybrid_disk  # noqa: PLC0415
         from builder.media.windows_layout import WindowsMedium, windows_iso_layout  # noqa: PLC0415
 
         media, settings = self.base.media, self.profile.winpe
@@ -172,11 +173,16 @@ class _Work:
             volume_id=self.profile.volume_id,
         )
         layout = windows_iso_layout(medium, epoch=self.plan.epoch)
+        if self.profile.tail is not None:
+            disk = hybrid_disk(medium.image_id, volume_id=medium.volume_id, tail=self.profile.tail)
+            bios = DiskBoot.BOOTMGR if layout.bios_image is not None else DiskBoot.UEFI_ONLY
+            layout = replace(layout, hybrid=replace(disk, bios=bios))
         sizes = {
             f.path: len(f.source) if isinstance(f.source, bytes) else f.source.stat().st_size for f in layout.files
         }
         written = write_iso(layout, target, step=step)
-        step.note(size_text(written.size))
+        free = f", {size_text(written.free)} of it free on it as a disk" if written.free else ""
+        step.note(size_text(written.size) + free)
         listed = tuple(
             ListedFile(path=path, size=sizes.get(path, 0), sha256=digest) for path, digest in written.files.items()
         )

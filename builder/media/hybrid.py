@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from builder.errors import OutputError
+from builder.media.boot_code import LARGEST_BOOTMGR, bootmgr_code, grub_code, uefi_only_code
 from builder.media.fat import (
     FatTable,
     Folder,
@@ -36,7 +37,7 @@ from builder.media.fat import (
 )
 from builder.media.fat_structures import SECTOR, Bpb, FatKind
 from builder.media.gpt import BASIC_DATA, MBR_AT, GptPartition, GptTables, gpt_tables, usable_lbas
-from builder.media.iso_layout import PADDING, HybridDisk
+from builder.media.iso_layout import PADDING, DiskBoot, HybridDisk
 from builder.media.udf import anchor_at
 
 #: The name in the ISO's primary tree of the file that holds FAT32's own structures; it must be the first of all.
@@ -52,8 +53,9 @@ _ALIGNMENT = 2048
 _GROWTH = 2
 _NAMESPACE = uuid.UUID("7e5b4e52-6c0f-5a39-9d0c-1f5c0f3a2910")
 _PARTITION_NAME = "Bluelift"
-#: Where GRUB's boot_hybrid.img keeps the 512-byte block of the core image, and the core image that of its own rest.
-_CORE_BLOCK_AT, _REST_BLOCK_AT = 0x1B0, 2548
+#: Where GRUB's El Torito image keeps the 512-byte block of its core's second sector.
+_REST_BLOCK_AT = 2548
+_BOOTMGR = "bootmgr"
 _PLAIN = "`hybrid: false` in the profile gives a plain ISO."
 
 
@@ -132,12 +134,8 @@ class HybridPlan:
 
     def write_front(self, stream: BinaryIO) -> None:
         """Boot code, protective MBR and primary GPT, in the ISO's system area (ECMA-119 6.2.1)."""
-        code = bytearray(self.disk.boot_code.ljust(MBR_AT, b"\0"))
-        if self.disk.grub_boot_code and self.bios_image is not None:
-            # The El Torito image is cdboot.img in one block of the ISO, then the core image.
-            struct.pack_into("<Q", code, _CORE_BLOCK_AT, (self.bios_image + 1) * _PER_BLOCK)
         stream.seek(0)
-        stream.write(bytes(code) + self.tables().primary)
+        stream.write(self._boot_code().ljust(MBR_AT, b"\0") + self.tables().primary)
 
     def write_end(self, stream: BinaryIO, anchor: bytes | None) -> None:
         """The backup GPT, and UDF's `anchor` in the disk's last block; between it and the ISO stays a hole."""
@@ -147,6 +145,16 @@ class HybridPlan:
             end[-_PER_BLOCK * SECTOR : -SECTOR] = block.ljust(_PER_BLOCK * SECTOR, b"\0")[:-SECTOR]
         stream.seek(self.size - len(end))
         stream.write(end)
+
+    def _boot_code(self) -> bytes:
+        """What BIOS starts."""
+        if self.disk.bios is DiskBoot.GRUB and self.bios_image is not None:
+            # The El Torito image is cdboot.img in one block of the ISO, then the core image.
+            return grub_code(self.disk.boot_hybrid, (self.bios_image + 1) * _PER_BLOCK)
+        block, size = self.iso.files.get(_BOOTMGR, (0, 0))
+        if self.disk.bios is DiskBoot.BOOTMGR and 0 < size <= LARGEST_BOOTMGR:
+            return bootmgr_code(first=block * _PER_BLOCK, size=size, partition=self.partition_lba)
+        return uefi_only_code()
 
     def _place_folders(self, table: FatTable) -> tuple[dict[str, Placement], int]:
         """Folders lie in a row from cluster 2; also the cluster after them."""
@@ -189,8 +197,6 @@ def plan_hybrid(
 
     Raises OutputError for what FAT32 cannot hold: file names, files of 4 GiB, too few clusters.
     """
-    if len(disk.boot_code) > MBR_AT:
-        raise OutputError(f"boot code of {len(disk.boot_code)} bytes does not fit before a partition table ({MBR_AT})")
     shared = {path: extent for path, extent in iso.files.items() if path not in (bios_image, uefi_image)}
     early = [path for path, (block, size) in shared.items() if size and block < iso.reserve]
     if early:

@@ -26,6 +26,7 @@ from builder.media.iso_disk import as_disk, end_disk, read_back_disk
 from builder.media.iso_follow import FollowedOutput, FollowedSource
 from builder.media.iso_layout import PADDING as PADDING
 from builder.media.iso_layout import BiosImage as BiosImage
+from builder.media.iso_layout import DiskBoot as DiskBoot
 from builder.media.iso_layout import HybridDisk as HybridDisk
 from builder.media.iso_layout import IsoFile as IsoFile
 from builder.media.iso_layout import IsoForm as IsoForm

@@ -11,7 +11,7 @@ from builder.media.fat_reader import FatEntry, FatReader
 from builder.media.fat_structures import SECTOR
 from builder.media.hybrid import HybridPlan, plan_hybrid, with_core_block
 from builder.media.iso9660 import SECTOR as ISO_SECTOR
-from builder.media.iso_layout import HybridDisk
+from builder.media.iso_layout import DiskBoot, HybridDisk
 from builder.media.iso_master import IsoJob, IsoSource, place
 from builder.media.udf import ANCHOR
 
@@ -29,7 +29,7 @@ def as_disk(job: IsoJob, disk: HybridDisk) -> tuple[IsoJob, HybridPlan]:
         epoch=layout.epoch,
     )
     sources = job.sources
-    if disk.grub_boot_code and layout.bios_image is not None:
+    if disk.bios is DiskBoot.GRUB and layout.bios_image is not None:
         block = placed.files[layout.bios_image][0]
         sources = tuple(_on_disk(s, block) if s.file.path == layout.bios_image else s for s in sources)
     job = replace(job, sources=sources, reserve=plan.reserve())

@@ -55,22 +55,33 @@ class IsoFile:
     sha256: str | None = None
 
 
+class DiskBoot(enum.StrEnum):
+    """What BIOS starts from a hybrid image that is a disk.
+
+    GRUB: the core image in the layout's BIOS image. BOOTMGR: Windows's, the file of that name (experimental: tried with
+    the stand-in alone). UEFI_ONLY: a sentence.
+    """
+
+    GRUB = "grub"
+    BOOTMGR = "bootmgr"
+    UEFI_ONLY = "uefi-only"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HybridDisk:
     """What makes an ISO a disk as well (see `builder.media.hybrid`).
 
     `image_id`: what its GUIDs and serial number are made of. `label`: of the FAT32 volume, at most 11 characters.
-    `tail`: bytes that are free on it, at least. `folders`: those it has beside the files' own. `boot_code`: at most 440
-    bytes that BIOS starts from the first block; `grub_boot_code` where it is GRUB's boot_hybrid.img, which then loads
-    the core of the BIOS image.
+    `tail`: bytes that are free on it, at least. `folders`: those it has beside the files' own. `boot_hybrid`: GRUB's
+    boot_hybrid.img, for DiskBoot.GRUB.
     """
 
     image_id: str
     label: str
     tail: int
     folders: tuple[str, ...] = ()
-    boot_code: bytes = b""
-    grub_boot_code: bool = False
+    bios: DiskBoot = DiskBoot.UEFI_ONLY
+    boot_hybrid: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
