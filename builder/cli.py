@@ -166,6 +166,7 @@ def _add_verify(commands: _Commands) -> None:
         "boot an image with a broken disk attached and check what it repaired",
         "bluelift verify dist/bluelift-linux.iso\n"
         "bluelift verify dist/bluelift-linux.iso --firmware bios,uefi,secureboot --disk nvme,ahci\n"
+        "bluelift verify dist/bluelift-linux.iso --as cd,usb,disk     nine boots with one file\n"
         "bluelift verify dist/bluelift-linux.iso --firmware bios -o proof --timeout 300\n"
         "bluelift verify dist/bluelift-winpe.iso --firmware uefi --disk ahci",
     )
@@ -173,7 +174,7 @@ def _add_verify(commands: _Commands) -> None:
     parser.add_argument("--firmware", type=_words, default=("bios", "uefi", "secureboot"), metavar="A,B", help="bios, uefi, secureboot (default: all)")  # fmt: skip  # noqa: E501
     parser.add_argument("--disk", type=_words, default=("nvme",), metavar="A,B", help="controllers of the broken disk: nvme, ahci, virtio ... (default: nvme)")  # fmt: skip  # noqa: E501
     parser.add_argument("--scenario", type=_words, default=("repair",), metavar="A,B", help="kinds of broken disks, or all (default: repair)")  # fmt: skip  # noqa: E501
-    parser.add_argument("--as", dest="attach", type=_words, default=("cd",), metavar="A,B", help="how the image is attached (default: cd)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--as", dest="attach", type=_words, default=(), metavar="A,B", help="how the image is attached: cd, usb, disk (default: cd; disk for a VHD or VHDX)")  # fmt: skip  # noqa: E501
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="seconds a boot may take (default: 180, of Windows PE 1800)")  # fmt: skip  # noqa: E501
     parser.add_argument(
         "--accel", choices=("tcg", "kvm"), default="tcg", help="how QEMU runs the machine (default: tcg)"

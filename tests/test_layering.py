@@ -60,6 +60,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.base": (7, "base"),
     "builder.verify": (8, "verify"),
     "builder.usb": (7, "usb"),
+    "builder.disk_forms": (7, "disk_forms"),
     "builder.packages": (8, "packages"),
     "builder.portable": (7, "freeze"),
     "builder.windows_payload": (8, "freeze"),

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.disk_forms import DiskForm
 from builder.errors import ToolMissing, UsageError
 from builder.run import run
 from builder.verify.firmware import Firmware
@@ -42,6 +43,8 @@ class Attach(enum.StrEnum):
     """How the image is given to the machine."""
 
     CD = "cd"
+    USB = "usb"
+    DISK = "disk"
 
 
 class Accelerator(enum.StrEnum):
@@ -64,7 +67,8 @@ class DirectKernel:
 class MachineConfig:
     """One virtual machine. `uuid` and `serial_number` are what its SMBIOS says: the nonce that the receipt must carry.
 
-    Give `image` or `direct`, or neither (a machine without anything to boot). `incoming` is a saved machine state.
+    Give `image` or `direct`, or neither (a machine without anything to boot). Attached as USB stick or disk, the guest
+    may write to `image`, which lies in the form `image_form`. `incoming` is a saved machine state.
     """
 
     firmware: Firmware
@@ -78,6 +82,7 @@ class MachineConfig:
     variables: Path | None = None
     image: Path | None = None
     attach: Attach = Attach.CD
+    image_form: DiskForm = DiskForm.IMG
     direct: DirectKernel | None = None
     incoming: Path | None = None
     paused: bool = False
@@ -141,14 +146,20 @@ def _serial(config: MachineConfig) -> tuple[str, ...]:
     return ("-chardev", f"file,id=serial,path={_value(str(config.serial_log))}", "-serial", "chardev:serial")
 
 
+_IMAGE_DEVICES: dict[Attach, tuple[str, ...]] = {
+    # An AHCI controller of its own: the same on both machine types, and away from the disk's controller.
+    Attach.CD: ("ahci,id=imagebus", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
+    Attach.USB: ("qemu-xhci,id=imagebus", "usb-storage,drive=image,bus=imagebus.0,bootindex=0,removable=on"),
+    Attach.DISK: ("ahci,id=imagebus", "ide-hd,drive=image,bus=imagebus.0,bootindex=0,serial=BLUELIFT-IMAGE"),
+}
+
+
 def _image(config: MachineConfig) -> tuple[str, ...]:
     if config.image is None:
         return ()
-    # An AHCI controller of its own: the same on both machine types, and away from the disk's controller.
-    return (
-        *("-drive", f"file={_value(str(config.image))},format=raw,media=cdrom,if=none,id=image,readonly=on"),
-        *("-device", "ahci,id=imagebus", "-device", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
-    )
+    drive = f"file={_value(str(config.image))},format={config.image_form.qemu_format},"
+    drive += "media=cdrom,if=none,id=image,readonly=on" if config.attach is Attach.CD else "if=none,id=image"
+    return ("-drive", drive, *(word for device in _IMAGE_DEVICES[config.attach] for word in ("-device", device)))
 
 
 def _direct(config: MachineConfig) -> tuple[str, ...]:

@@ -268,6 +268,6 @@ def test_abbreviated_options_are_refused() -> None:
 def test_what_verify_asks_for_by_default() -> None:
     arguments = cli.parse(["verify", "x.iso"])
     assert arguments.firmware == ("bios", "uefi", "secureboot")
-    assert (arguments.disk, arguments.scenario, arguments.attach) == (("nvme",), ("repair",), ("cd",))
+    assert (arguments.disk, arguments.scenario, arguments.attach) == (("nvme",), ("repair",), ())
     assert (arguments.timeout, arguments.accel) == (None, "tcg")
     assert cli.parse(["verify", "x.iso", "--disk", "nvme, ahci,nvme"]).disk == ("nvme", "ahci")

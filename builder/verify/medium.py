@@ -1,0 +1,238 @@
+"""What a boot made of the medium that it came from: a receipt in its free tail, and nothing else.
+
+fsck.vfat and mtools look at the volume; what may have changed is worked out from the tables as they were before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from builder.disk_forms import DiskForm, form_of
+from builder.errors import BuilderError, ImageError, ToolFailed, ToolMissing
+from builder.media.fat_structures import ENTRY_SIZE, SECTOR, Attribute, Bpb, DirectoryEntry, FatKind
+from builder.media.gpt_move import read_table
+from builder.run import run
+from builder.verify.disks import DiskPartition, extract_partition
+from builder.verify.machine import state_folder
+from builder.verify.report import Check
+from payload.contract import MEDIUM_FOLDER, MEDIUM_RECEIPTS, Receipt
+from payload.formats.records import RecordError, from_json
+
+_REASON = "read receipts back from the boot medium"
+_LIMIT = 60
+_AT_ONCE = 1 << 20
+_DEEPEST = 16
+_RECEIPTS = f"::/{MEDIUM_FOLDER}/{MEDIUM_RECEIPTS}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediumVolume:
+    """The FAT32 volume of a medium: where it lies in the disk (bytes), its boot sector, and its table."""
+
+    partition: DiskPartition
+    bpb: Bpb
+    table: array[int]
+
+    @property
+    def start(self) -> int:
+        """The volume's first byte."""
+        return self.partition.start
+
+    def chain(self, first: int) -> Iterator[int]:
+        """The clusters of a folder. Raises ImageError for a chain that does not end."""
+        for _ in range(len(self.table)):
+            if not 2 <= first < len(self.table):
+                return
+            yield first
+            first = self.table[first]
+        raise ImageError("a folder of the boot medium runs in a circle")
+
+
+@contextmanager
+def raw_image(image: Path) -> Iterator[Path]:
+    """`image` as a raw disk for the time of the block: itself, or a copy that qemu-img makes of a VHD or VHDX."""
+    with state_folder() as folder:
+        yield as_raw(image, form_of(image), folder / "image.raw")
+
+
+def as_raw(image: Path, form: DiskForm, target: Path) -> Path:
+    """The disk in `image` as a raw file: itself if it is one, else at `target`. Raises ToolMissing, ToolFailed."""
+    if form is DiskForm.IMG:
+        return image
+    argv = ["qemu-img", "convert", "-f", form.qemu_format, "-O", "raw", str(image), str(target)]
+    try:
+        run(argv, reason="read a disk for hypervisors", time_limit=_LIMIT)
+    except ToolMissing as error:
+        raise ToolMissing(error.message, hint="Install the package qemu-utils (apt install qemu-utils).") from error
+    return target
+
+
+def check_medium(before: Path, after: Path, receipt: Receipt | None, *, scratch: Path) -> tuple[Check, ...]:
+    """What must be true of a medium that could be written, raw before and after the boot that left `receipt`."""
+    try:
+        return tuple(_checks(before, after, receipt, scratch))
+    except ToolMissing:
+        raise
+    except BuilderError as error:
+        return (Check(name="the boot medium can be read back", passed=False, expected="readable", seen=error.message),)
+
+
+def _checks(before: Path, after: Path, receipt: Receipt | None, scratch: Path) -> Iterator[Check]:
+    volume = read_volume(before)
+    where = first_change(before, after, volume)
+    yield Check(
+        name="the boot medium is byte-identical outside its writable tail",
+        passed=where is None,
+        expected="no difference",
+        seen="no difference" if where is None else f"the first difference is at byte {where}",
+    )
+    old = _receipts(extract_partition(before, volume.partition, scratch / "before.fat"))
+    partition = extract_partition(after, volume.partition, scratch / "after.fat")
+    fsck = run(["fsck.vfat", "-n", str(partition)], reason=_REASON, time_limit=_LIMIT, ok=range(256))
+    yield Check(
+        name="fsck.vfat on the boot medium",
+        passed=fsck.returncode == 0,
+        expected="no errors",
+        seen="no errors" if fsck.returncode == 0 else fsck.said,
+    )
+    new = sorted(set(_receipts(partition)) - set(old))
+    yield Check(
+        name="one receipt came back on the boot medium",
+        passed=len(new) == 1,
+        expected="one new file",
+        seen=", ".join(new) or "none",
+    )
+    for name in new:
+        wanted = _told(receipt) if receipt is not None else "what the host says"
+        seen = _told_by(_type(partition, f"{_RECEIPTS}/{name}"))
+        yield Check(name=f"the receipt {name}", passed=wanted == seen, expected=wanted, seen=seen)
+
+
+def _told(receipt: Receipt) -> str:
+    """What two receipts of one run have in common."""
+    return f"{receipt.host.smbios_uuid.lower()}: {receipt.verdict.headline}, {receipt.sentence}"
+
+
+def _told_by(content: bytes) -> str:
+    try:
+        return _told(from_json(Receipt, json.loads(content)))
+    except (ValueError, RecordError) as error:
+        return f"no receipt: {error}"
+
+
+# --- by other programs -----------------------------------------------------------------------------------------------
+
+
+def _receipts(partition: Path) -> list[str]:
+    """The names of the receipts in a volume, as mtools sees them."""
+    listed = _mtools("mdir", "-b", "-i", str(partition), f"{_RECEIPTS}/").decode("utf-8", "replace").splitlines()
+    names = (line.strip().rpartition("/")[2] for line in listed)
+    return sorted(filter(None, names))
+
+
+def _type(partition: Path, path: str) -> bytes:
+    return _mtools("mtype", "-i", str(partition), path)
+
+
+def _mtools(*argv: str) -> bytes:
+    try:
+        # An empty folder is "File not found" to mdir.
+        done = run(argv, reason=_REASON, time_limit=_LIMIT, env={"MTOOLS_SKIP_CHECK": "1"}, ok=(0, 1))
+    except ToolMissing as error:
+        raise ToolMissing(
+            error.message, hint="Install mtools and dosfstools (apt install mtools dosfstools)."
+        ) from error
+    if done.returncode and b"not found" not in done.stderr:
+        raise ToolFailed(f"{argv[0]}: {done.said}")
+    return done.stdout if not done.returncode else b""
+
+
+# --- by the tables as they were --------------------------------------------------------------------------------------
+
+
+def read_volume(disk: Path) -> MediumVolume:
+    """The FAT32 volume in the first partition of a disk. Raises ImageError where there is none."""
+    with disk.open("rb") as stream:
+        first = read_table(stream, stream.seek(0, 2)).partitions[0]
+        partition = DiskPartition(
+            name="medium", start=first.first_lba * SECTOR, size=(first.last_lba - first.first_lba + 1) * SECTOR
+        )
+        stream.seek(partition.start)
+        bpb = Bpb.unpack(stream.read(SECTOR))
+        if bpb.kind is not FatKind.FAT32 or bpb.bytes_per_sector != SECTOR:
+            raise ImageError("the boot medium's first partition is not FAT32")
+        stream.seek(partition.start + bpb.reserved_sectors * SECTOR)
+        table = array("I", stream.read((bpb.clusters + 2) * 4))
+        if sys.byteorder == "big":
+            table.byteswap()
+    return MediumVolume(partition=partition, bpb=bpb, table=table)
+
+
+def first_change(before: Path, after: Path, volume: MediumVolume) -> int | None:
+    """The first byte that is not as before and had to be: all but FSInfo, free clusters, folders, and their entries."""
+    if before.stat().st_size != after.stat().st_size:
+        return min(before.stat().st_size, after.stat().st_size)
+    with before.open("rb") as one, after.open("rb") as other:
+        free = _may_change(one, volume)
+        at = 0
+        while ours := one.read(_AT_ONCE):
+            theirs = other.read(_AT_ONCE)
+            if ours != theirs:
+                for offset in range(0, len(ours), SECTOR):
+                    a, b = ours[offset : offset + SECTOR], theirs[offset : offset + SECTOR]
+                    if a != b and (where := _forbidden(volume, free, at + offset, a, b)) is not None:
+                        return where
+            at += len(ours)
+    return None
+
+
+def _may_change(disk: BinaryIO, volume: MediumVolume) -> bytearray:
+    """One byte a cluster: 1 where it was free, or is a folder's. Leaves `disk` at its start."""
+    free = bytearray(entry == 0 for entry in volume.table)
+    for cluster in _folder_clusters(disk, volume, volume.bpb.root_cluster, 0):
+        free[cluster] = 1
+    disk.seek(0)
+    return free
+
+
+def _folder_clusters(disk: BinaryIO, volume: MediumVolume, first: int, depth: int) -> Iterator[int]:
+    if depth > _DEEPEST:
+        raise ImageError(f"the boot medium has folders more than {_DEEPEST} deep")
+    clusters = list(volume.chain(first))
+    yield from clusters
+    for cluster in clusters:
+        disk.seek(volume.start + volume.bpb.offset(cluster))
+        content = disk.read(volume.bpb.cluster_bytes)
+        for at in range(0, len(content), ENTRY_SIZE):
+            raw = content[at : at + ENTRY_SIZE]
+            if raw[0] in (0, 0xE5, ord(".")) or raw[11] & 0x3F == Attribute.LONG_NAME:
+                continue
+            entry = DirectoryEntry.unpack(raw)
+            if entry.attributes & Attribute.DIRECTORY:
+                yield from _folder_clusters(disk, volume, entry.first_cluster, depth + 1)
+
+
+def _forbidden(volume: MediumVolume, free: bytearray, at: int, before: bytes, after: bytes) -> int | None:
+    """The first byte of the sector at `at` that must not differ and does."""
+    bpb, sector = volume.bpb, (at - volume.start) // SECTOR
+    changed = at + next(i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y)
+    if sector == bpb.fsinfo_sector:
+        return None
+    if bpb.reserved_sectors <= sector < bpb.first_data_sector:
+        # Entries of clusters that were in use stay as they were, so every file's chain does.
+        table_at = (sector - bpb.reserved_sectors) % bpb.fat_sectors * SECTOR // 4
+        entries = zip(memoryview(before).cast("I"), memoryview(after).cast("I"), strict=True)
+        for number, (x, y) in enumerate(entries, start=table_at):
+            if x != y and not (number < len(free) and free[number]):
+                return at + (number - table_at) * 4
+        return None
+    cluster = 2 + (sector - bpb.first_data_sector) // bpb.sectors_per_cluster
+    inside = bpb.first_data_sector <= sector and cluster < len(free)
+    return None if inside and free[cluster] else changed
