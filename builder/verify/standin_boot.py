@@ -2,8 +2,8 @@
 
 `etfsboot` is what BIOS starts from a CD: it prints a nonce and whether all of its 8 sectors were loaded; `bootmgr` is
 the same for a hybrid image that is a disk. `efisys` is what UEFI starts: a FAT floppy with a program that reads
-`\\sources\\boot.wim` through the medium's own file system and prints its sha256. All print to the screen and to COM1, and
-power the machine off. None of them starts Windows.
+`\\sources\\boot.wim` through the medium's own file system and prints its sha256. All print to the screen and to COM1,
+and power the machine off. None of them starts Windows.
 """
 
 from __future__ import annotations
