@@ -251,6 +251,7 @@ class _Work:
                 sha256=stored.sha256,
                 kernel_version=self.boot_files.path("kernel-version").read_text().strip(),
                 media=tuple(ListedFile(path=f.path, size=f.size, sha256=f.sha256) for f in report.files),
+                disk=report.disk,
                 initramfs=tuple(
                     ListedFile(path=f.name, size=f.size, sha256=f.sha256) for f in report.initramfs if f.sha256
                 ),

@@ -108,6 +108,7 @@ class _IsoFacts:
     size: int
     sha256: str
     media: tuple[ListedFile, ...]
+    free: int = 0
 
 
 @dataclass(kw_only=True)
@@ -186,7 +187,7 @@ class _Work:
         listed = tuple(
             ListedFile(path=path, size=sizes.get(path, 0), sha256=digest) for path, digest in written.files.items()
         )
-        return _IsoFacts(size=written.size, sha256=written.sha256, media=listed)
+        return _IsoFacts(size=written.size, sha256=written.sha256, media=listed, free=written.free)
 
     def _put_wim(self, into: Path, step: Step) -> None:
         from builder.wim_build import Put, WimChanges, WimOrder, build_wim  # noqa: PLC0415
@@ -352,7 +353,7 @@ def _store(stores: Entry, firmware: BcdFirmware) -> bytes:
 
 
 def _image_of(name: str, ca: str, facts: _IsoFacts) -> WinpeImage:
-    return WinpeImage(file=name, size=facts.size, sha256=facts.sha256, boot_ca=ca, media=facts.media)
+    return WinpeImage(file=name, size=facts.size, sha256=facts.sha256, boot_ca=ca, media=facts.media, free=facts.free)
 
 
 def _read_iso_facts(entry: Entry) -> _IsoFacts:

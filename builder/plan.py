@@ -31,7 +31,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "base-initramfs": ("build_linux.py", *_INITRAMFS),
     "payload-segment": ("build_linux.py", "render.py", "resources.py", *_INITRAMFS),
     "iso": ("build_linux.py", "media/*.py", "render.py", "resources.py"),
-    "manifest": ("build_linux.py", "report.py", "verify/inspect.py"),
+    "manifest": ("build_linux.py", "report.py", "verify/inspect.py", "verify/inspect_disk.py"),
 }
 
 

@@ -24,7 +24,10 @@ class ListedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What is in one built image. `media` are the files of the ISO, `initramfs` those of the system it boots."""
+    """What is in one built image. `media` are the files of the ISO, `initramfs` those of the system it boots.
+
+    `disk`: the record that says what it is as a disk; None for a plain ISO.
+    """
 
     file: str
     size: int
@@ -32,6 +35,7 @@ class ImageFacts:
     kernel_version: str
     media: tuple[ListedFile, ...]
     initramfs: tuple[ListedFile, ...]
+    disk: object = None
 
 
 def manifest(
@@ -52,6 +56,7 @@ def manifest(
                 "environment": profile.environment,
                 "volume_id": profile.volume_id,
                 "kernel": image.kernel_version,
+                "disk": to_json(image.disk),
             },
             "epoch": plan.epoch,
             "profile": {
@@ -72,13 +77,17 @@ def manifest(
 
 @dataclass(frozen=True, kw_only=True)
 class WinpeImage:
-    """One built WinPE ISO. `boot_ca`: whose signature its boot manager has; `media`: its files."""
+    """One built WinPE ISO. `boot_ca`: whose signature its boot manager has; `media`: its files.
+
+    `free`: bytes that are free on the disk that it is too; 0 for a plain ISO.
+    """
 
     file: str
     size: int
     sha256: str
     boot_ca: str
     media: tuple[ListedFile, ...]
+    free: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

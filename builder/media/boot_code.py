@@ -20,6 +20,8 @@ LARGEST_BOOTMGR = 0x7C000
 _HOME = 0x0600
 #: Sectors that are read at once: half a segment, so that no transfer crosses one.
 _AT_ONCE = 64
+#: How far every `bootmgr_code` is the same.
+_SAME = 34
 _UEFI_ONLY = "This disk starts hosts with UEFI firmware.\r\nFor BIOS, burn the image to a disc or attach it as one.\r\n"
 _FAILED = "The disk cannot be read.\r\n"
 
@@ -90,6 +92,18 @@ def bootmgr_code(*, first: int, size: int, partition: int) -> bytes:
     code.data("block", struct.pack("<H", first & 0xFFFF))
     code.data("block_high", struct.pack("<HI", first >> 16, 0))
     return code.assembled()
+
+
+def bios_starts(sector: bytes) -> str:
+    """In words, what the boot code in a disk's first block starts; "unknown" for code that is not known here."""
+    code = sector[:LONGEST]
+    if not any(code):
+        return "nothing"
+    if code.startswith(uefi_only_code()):
+        return "a sentence: UEFI only"
+    if code.startswith(bootmgr_code(first=0, size=1, partition=0)[:_SAME]):
+        return "BOOTMGR (experimental)"
+    return "GRUB" if b"GRUB" in code else "unknown"
 
 
 def _move_home(code: Assembler) -> None:
