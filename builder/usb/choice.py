@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from builder.console import size_text
 from builder.errors import UsageError
 from builder.media.gpt_move import SECTOR
 from builder.usb.disks import BlockDisk, LinuxRoot
@@ -49,7 +48,7 @@ def _objections(disk: BlockDisk, needed: int, forced: str) -> Iterator[str]:
     if disk.read_only:
         yield "it is write-protected"
     if disk.size < needed:
-        yield f"it is too small: it has {size_text(disk.size)}, the image needs {size_text(needed)}"
+        yield f"it is too small: it has {disk.size:,} bytes, the image needs {needed:,}"
     if disk.sector_size != SECTOR:
         yield f"its sectors have {disk.sector_size} bytes; the image's partition table is for sectors of {SECTOR}"
     if not disk.removable and forced != disk.name:
