@@ -92,7 +92,8 @@ class Profile:
     """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
 
     `sha256` is that of the file as it was written, `label` its name without a folder. `tail`: bytes that are free on
-    the disk that a hybrid image is; None for a plain ISO.
+    the disk that a hybrid image is; None for a plain ISO. `disk_forms`: what is written beside it for hypervisors, of
+    img, vhdx and vhd.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Profile:
     volume_id: str
     output: str
     tail: int | None
+    disk_forms: tuple[str, ...] = ()
 
     def payload_config(self, *, image_id: str, bluelift: str) -> PayloadConfig:
         """The configuration that goes into the image."""
@@ -272,6 +274,11 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
                 yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
     if data.get("tail") is not None and not data.get("hybrid", True):
         yield "tail", "is for hybrid: true; a plain ISO has no free space"
+    outputs = data.get("outputs", ["iso"])
+    if "iso" not in outputs:
+        yield "outputs", "must have iso: the others are the same image again"
+    if len(outputs) > 1 and not data.get("hybrid", True):
+        yield "outputs", "img, vhdx and vhd are for hybrid: true; a plain ISO is no disk"
     if str(data.get("output", "")).lower().endswith(".iso"):
         yield "output", "is the name without .iso"
 
@@ -426,6 +433,7 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         volume_id=read.volume_id or _VOLUME_IDS[read.environment],
         output=read.output or f"bluelift-{read.environment}",
         tail=_size(read.tail or _TAIL) if read.hybrid else None,
+        disk_forms=tuple(form for form in ("img", "vhdx", "vhd") if form in read.outputs),
     )
 
 

@@ -152,6 +152,12 @@ class ProfileFile(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$",
         description="The image's file name, without .iso. Default: bluelift-ENVIRONMENT.",
     )
+    outputs: list[Literal["iso", "img", "vhdx", "vhd"]] = Field(
+        default=["iso"],
+        min_length=1,
+        description="Files to write: iso, and the same image again for hypervisors that want a disk: img (raw), vhdx, "
+        "vhd (fixed, as Azure wants it).",
+    )
     hybrid: bool = Field(
         default=True, description="One image for CD, USB stick and disk. false: an ISO for CD alone, without `tail`."
     )

@@ -23,10 +23,21 @@ class ListedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskFile:
+    """An image once more, as a disk for hypervisors: its own file, its form, and the file of the image it is."""
+
+    file: str
+    form: str
+    image: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageFacts:
     """What is in one built image. `media` are the files of the ISO, `initramfs` those of the system it boots.
 
-    `disk`: the record that says what it is as a disk; None for a plain ISO.
+    `disk`: the record that says what it is as a disk; None for a plain ISO. `forms`: the files that it is again.
     """
 
     file: str
@@ -36,6 +47,7 @@ class ImageFacts:
     media: tuple[ListedFile, ...]
     initramfs: tuple[ListedFile, ...]
     disk: object = None
+    forms: tuple[DiskFile, ...] = ()
 
 
 def manifest(
@@ -71,6 +83,7 @@ def manifest(
             "packages": to_json(sorted(packages, key=lambda pin: (pin.name, pin.architecture))),
             "media": to_json(sorted(image.media, key=lambda file: file.path)),
             "initramfs": to_json(sorted(image.initramfs, key=lambda file: file.path)),
+            "disk_forms": to_json(image.forms),
         }
     )
 
@@ -97,6 +110,7 @@ class WinpeFiles:
     base: Mapping[str, str]
     injected: tuple[ListedFile, ...]
     images: tuple[WinpeImage, ...]
+    forms: tuple[DiskFile, ...] = ()
 
 
 def winpe_manifest(
@@ -121,6 +135,7 @@ def winpe_manifest(
             "base": dict(sorted(files.base.items())),
             "boot_wim": to_json(sorted(files.injected, key=lambda file: file.path)),
             "images": to_json(files.images),
+            "disk_forms": to_json(files.forms),
         }
     )
 

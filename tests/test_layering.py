@@ -68,6 +68,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.doctor": (9, "doctor"),
     "builder.outputs": (9, "build"),
     "builder.winpe_base": (9, "build"),
+    "builder.build_forms": (9, "build"),
     "builder.build_linux": (9, "build"),
     "builder.build_winpe": (9, "build"),
     "builder.build": (9, "build"),
