@@ -126,7 +126,7 @@ def _report(path: Path, image: IsoImage, step: Step) -> ImageReport:
     if image.primary.sectors * SECTOR > image.size:
         notes.append(f"The volume claims {image.primary.sectors * SECTOR} bytes, the file has {image.size}.")
     identity = _identity(image, by_path, notes)
-    places = {entry.pieces[0]: entry.path for entry in entries if len(entry.pieces) == 1}
+    places = {entry.pieces[0] for entry in entries if len(entry.pieces) == 1}
     created = image.primary.created
     return ImageReport(
         path=str(path),

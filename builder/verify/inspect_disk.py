@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -56,11 +56,11 @@ class DiskReport:
 
 
 def inspect_disk(
-    stream: BinaryIO, size: int, files: Mapping[tuple[int, int], str], notes: list[str]
+    stream: BinaryIO, size: int, files: Collection[tuple[int, int]], notes: list[str]
 ) -> DiskReport | None:
     """What the image of `size` bytes is as a disk; None where it has no partition table.
 
-    `files`: the ISO's, by (offset, size) of those in one piece. What is damaged becomes a sentence in `notes`.
+    `files`: (offset, size) of the ISO's that are in one piece. What is damaged becomes a sentence in `notes`.
     """
     try:
         table = read_partition_table(stream, size)
@@ -80,7 +80,7 @@ def inspect_disk(
 
 
 def _partition(
-    stream: BinaryIO, size: int, found: Partition, files: Mapping[tuple[int, int], str], notes: list[str]
+    stream: BinaryIO, size: int, found: Partition, files: Collection[tuple[int, int]], notes: list[str]
 ) -> PartitionReport:
     volume = None
     if found.start + found.size > size:
@@ -98,7 +98,7 @@ def _partition(
 
 
 def _volume(
-    stream: BinaryIO, partition: Partition, files: Mapping[tuple[int, int], str], notes: list[str]
+    stream: BinaryIO, partition: Partition, files: Collection[tuple[int, int]], notes: list[str]
 ) -> VolumeReport | None:
     try:
         volume = FatReader(stream, start=partition.start, size=partition.size)
@@ -110,7 +110,7 @@ def _volume(
         notes.append(f"Partition {partition.number}: {error.message}.")
         return None
     own = [entry for entry in entries if not entry.is_folder]
-    shared = [e for e in own if (len(e.pieces) == 1 and files.get(e.pieces[0]) == e.path) or not e.size]
+    shared = [entry for entry in own if not entry.size or (len(entry.pieces) == 1 and entry.pieces[0] in files)]
     parents = {entry.path.rpartition("/")[0] for entry in entries}
     return VolumeReport(
         kind=f"FAT{volume.bpb.kind:d}",
