@@ -28,7 +28,6 @@ from payload.formats.records import RecordError, from_json
 _REASON = "read receipts back from the boot medium"
 _LIMIT = 60
 _AT_ONCE = 1 << 20
-_DEEPEST = 16
 _RECEIPTS = f"::/{MEDIUM_FOLDER}/{MEDIUM_RECEIPTS}"
 
 
@@ -39,20 +38,6 @@ class MediumVolume:
     partition: DiskPartition
     bpb: Bpb
     table: array[int]
-
-    @property
-    def start(self) -> int:
-        """The volume's first byte."""
-        return self.partition.start
-
-    def chain(self, first: int) -> Iterator[int]:
-        """The clusters of a folder. Raises ImageError for a chain that does not end."""
-        for _ in range(len(self.table)):
-            if not 2 <= first < len(self.table):
-                return
-            yield first
-            first = self.table[first]
-        raise ImageError("a folder of the boot medium runs in a circle")
 
 
 @contextmanager
@@ -166,8 +151,10 @@ def read_volume(disk: Path) -> MediumVolume:
         )
         stream.seek(partition.start)
         bpb = Bpb.unpack(stream.read(SECTOR))
-        if bpb.kind is not FatKind.FAT32 or bpb.bytes_per_sector != SECTOR:
+        if bpb.kind is not FatKind.FAT32 or bpb.bytes_per_sector != SECTOR or bpb.root_entries:
             raise ImageError("the boot medium's first partition is not FAT32")
+        if bpb.total_sectors * SECTOR > partition.size or (bpb.clusters + 2) * 4 > bpb.fat_sectors * SECTOR:
+            raise ImageError("the boot medium's FAT32 volume does not fit its partition, or its tables do not fit it")
         stream.seek(partition.start + bpb.reserved_sectors * SECTOR)
         table = array("I", stream.read((bpb.clusters + 2) * 4))
         if sys.byteorder == "big":
@@ -196,32 +183,37 @@ def first_change(before: Path, after: Path, volume: MediumVolume) -> int | None:
 def _may_change(disk: BinaryIO, volume: MediumVolume) -> bytearray:
     """One byte a cluster: 1 where it was free, or is a folder's. Leaves `disk` at its start."""
     free = bytearray(entry == 0 for entry in volume.table)
-    for cluster in _folder_clusters(disk, volume, volume.bpb.root_cluster, 0):
+    for cluster in _folder_clusters(disk, volume):
         free[cluster] = 1
     disk.seek(0)
     return free
 
 
-def _folder_clusters(disk: BinaryIO, volume: MediumVolume, first: int, depth: int) -> Iterator[int]:
-    if depth > _DEEPEST:
-        raise ImageError(f"the boot medium has folders more than {_DEEPEST} deep")
-    clusters = list(volume.chain(first))
-    yield from clusters
-    for cluster in clusters:
-        disk.seek(volume.start + volume.bpb.offset(cluster))
+def _folder_clusters(disk: BinaryIO, volume: MediumVolume) -> set[int]:
+    """The clusters of all folders. Damaged chains end where they leave the volume or come back to themselves."""
+    found: set[int] = set()
+    waiting = [volume.bpb.root_cluster]
+    while waiting:
+        cluster = waiting.pop()
+        if cluster in found or not 2 <= cluster < len(volume.table):
+            continue
+        found.add(cluster)
+        waiting.append(volume.table[cluster] & 0x0FFFFFFF)
+        disk.seek(volume.partition.start + volume.bpb.offset(cluster))
         content = disk.read(volume.bpb.cluster_bytes)
         for at in range(0, len(content), ENTRY_SIZE):
             raw = content[at : at + ENTRY_SIZE]
-            if raw[0] in (0, 0xE5, ord(".")) or raw[11] & 0x3F == Attribute.LONG_NAME:
+            if raw[0] in (0, 0xE5) or raw[11] & 0x3F == Attribute.LONG_NAME:
                 continue
             entry = DirectoryEntry.unpack(raw)
             if entry.attributes & Attribute.DIRECTORY:
-                yield from _folder_clusters(disk, volume, entry.first_cluster, depth + 1)
+                waiting.append(entry.first_cluster)
+    return found
 
 
 def _forbidden(volume: MediumVolume, free: bytearray, at: int, before: bytes, after: bytes) -> int | None:
     """The first byte of the sector at `at` that must not differ and does."""
-    bpb, sector = volume.bpb, (at - volume.start) // SECTOR
+    bpb, sector = volume.bpb, (at - volume.partition.start) // SECTOR
     changed = at + next(i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y)
     if sector == bpb.fsinfo_sector:
         return None
