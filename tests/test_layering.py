@@ -73,6 +73,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.build_winpe": (9, "build"),
     "builder.build": (9, "build"),
     "builder.bench": (10, "bench"),
+    "builder.bench_hybrid": (10, "bench"),
     "builder.commands": (10, "commands"),
     "builder.cli": (11, "cli"),
     "builder.__main__": (12, "main"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -71,8 +72,7 @@ class FatReader:
     @property
     def free(self) -> int:
         """Bytes in clusters that belong to nothing."""
-        clusters = range(2, self.bpb.clusters + 2)
-        return sum(self._entry(cluster) == 0 for cluster in clusters) * self.bpb.cluster_bytes
+        return self._table[2:].count(0) * self.bpb.cluster_bytes
 
     def entries(self) -> Iterator[FatEntry]:
         """Every file and folder, a folder before what is in it. To be called once."""
@@ -127,11 +127,14 @@ class FatReader:
     def _chain(self, cluster: int, size: int | None) -> tuple[tuple[int, int], ...]:
         """Where the bytes of a chain of clusters lie: `size` of them, or all where None."""
         step, clusters, used = self.bpb.cluster_bytes, self.bpb.clusters, self._used
+        bad = self.bpb.kind.bad_cluster
+        if size is not None and self._claim_row(cluster, -(-size // step)):
+            return ((self._start + self.bpb.offset(cluster), size),)
         runs: list[list[int]] = []
         length = 0
         while size is None or length < size:
             if not 2 <= cluster < clusters + 2:
-                if size is None and runs and cluster >= self.bpb.kind.bad_cluster:
+                if size is None and runs and cluster >= bad:
                     break
                 raise ImageError(f"a FAT chain leads to cluster {cluster} of {clusters}")
             if used[cluster]:
@@ -142,27 +145,37 @@ class FatReader:
             else:
                 runs.append([cluster, 1])
             length += step
-            cluster = self._entry(cluster)
+            cluster = self._table[cluster]
         pieces = [(self._start + self.bpb.offset(first), count * step) for first, count in runs]
         if size is not None and pieces:
             pieces[-1] = (pieces[-1][0], pieces[-1][1] - (length - size))
         return tuple(pieces)
 
-    def _entry(self, cluster: int) -> int:
-        """The table's entry for a cluster."""
-        kind, table = self.bpb.kind, self._table
-        if kind is FatKind.FAT12:
-            both = int.from_bytes(table[cluster * 3 // 2 : cluster * 3 // 2 + 2], "little")
-            return both >> 4 if cluster & 1 else both & 0xFFF
-        width = 2 if kind is FatKind.FAT16 else 4
-        return int.from_bytes(table[cluster * width : cluster * width + width], "little") & kind.end_of_chain
+    def _claim_row(self, first: int, count: int) -> bool:
+        """Whether the chain from `first` is `count` clusters in a row, as nearly every one is; they are used then."""
+        end = first + count
+        if first < 2 or end > self.bpb.clusters + 2 or self._used.find(1, first, end) >= 0:
+            return False
+        if self._table[first : end - 1] != list(range(first + 1, end)):
+            return False
+        self._used[first:end] = b"\1" * count
+        return True
 
-    def _read_table(self) -> bytes:
-        bpb = self.bpb
-        needed = ((bpb.clusters + 2) * bpb.kind + 7) // 8
+    def _read_table(self) -> list[int]:
+        """The table's entry for every cluster, by its number."""
+        bpb, kind = self.bpb, self.bpb.kind
+        count = bpb.clusters + 2
+        needed = (count * kind + 7) // 8
         if needed > bpb.fat_sectors * bpb.bytes_per_sector:
             raise ImageError(f"the FAT volume's table has {bpb.fat_sectors} sectors, too few for its clusters")
-        return self._read(bpb.reserved_sectors * bpb.bytes_per_sector, needed)
+        raw = self._read(bpb.reserved_sectors * bpb.bytes_per_sector, needed)
+        if kind is FatKind.FAT12:
+            pairs = (int.from_bytes(raw[at : at + 3], "little") for at in range(0, len(raw), 3))
+            return [entry for pair in pairs for entry in (pair & 0xFFF, pair >> 12)][:count]
+        # The highest four bits of FAT32's entries are reserved.
+        words = struct.unpack(f"<{count}{'I' if kind is FatKind.FAT32 else 'H'}", raw)
+        mask = kind.end_of_chain
+        return [word & mask for word in words]
 
     def _read(self, offset: int, length: int) -> bytes:
         self._stream.seek(self._start + offset)
