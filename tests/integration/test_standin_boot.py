@@ -88,7 +88,7 @@ def boot(
     done: Callable[[str], bool] = lambda console: False,
     attach: Attach = Attach.CD,
 ) -> tuple[Ended, str]:
-    """How the machine ended, and what it said; ended early where `done` says so. Of a stick or disk a copy is booted."""
+    """How the machine ended, and what it said; ended early where `done` says so. A stick or disk is a copy."""
     firmware = find_firmware(kind)
     with state_folder() as folder:
         if attach is not Attach.CD:
