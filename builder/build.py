@@ -1,10 +1,10 @@
-"""Builds an image, and says what a build would do: one door to the environments."""
+"""Builds an image, and says what a build would do: one door to the environments.
+
+Each environment's modules are imported when it is wanted: a rebuild takes half a second, and they a fifth of one.
+"""
 
 from __future__ import annotations
 
-from builder.build_linux import SIZE_LIMIT as SIZE_LIMIT
-from builder.build_linux import build_linux, forecast_linux
-from builder.build_linux import gather_facts as gather_facts
 from builder.cache import Cache
 from builder.console import Console
 from builder.outputs import BuildOptions as BuildOptions
@@ -23,6 +23,8 @@ def build(profile: Profile, options: BuildOptions, console: Console) -> Built:
         from builder.build_winpe import build_winpe  # noqa: PLC0415
 
         return build_winpe(profile, options, console)
+    from builder.build_linux import build_linux  # noqa: PLC0415
+
     return build_linux(profile, options, console)
 
 
@@ -33,4 +35,6 @@ def forecast(profile: Profile, options: BuildOptions) -> Forecast:
         from builder.build_winpe import forecast_winpe  # noqa: PLC0415
 
         return forecast_winpe(profile, options, cache)
+    from builder.build_linux import forecast_linux  # noqa: PLC0415
+
     return forecast_linux(profile, cache)

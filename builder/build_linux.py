@@ -49,7 +49,7 @@ def build_linux(profile: Profile, options: BuildOptions, console: Console) -> Bu
     started = time.monotonic()
     prepare_output(options.output)
     cache = Cache(options.cache)
-    console.expect(_STEPS + bool(profile.disk_forms))
+    console.expect(_STEPS + bool(profile.keyboard) + bool(profile.disk_forms))
     with storage_errors(options.cache), cache.locked(console.notice):
         found = _resolve(profile, options, cache, console)
         plan = make_plan(profile, gather_facts(found))
@@ -130,8 +130,8 @@ class _Work:
         self._open.close()
 
     def base_entries(self) -> None:
-        """Boot files, BIOS boot image and base initramfs; packages are fetched and unpacked if one is missing."""
-        names = ("boot-files", "bios-boot-image", "base-initramfs")
+        """Boot files, BIOS boot image, base initramfs, keymap; packages are fetched and unpacked if one is missing."""
+        names = ("boot-files", "bios-boot-image", "base-initramfs", *(("keymap",) if self.profile.keyboard else ()))
         missing = [name for name in names if isinstance(self._find(name), Missed)]
         if missing:
             root = self._unpacked()
@@ -142,6 +142,8 @@ class _Work:
         self.boot_files = self._entry("boot-files", lambda into, step: _put_boot_files(root, into, step))
         self.bios_image = self._entry("bios-boot-image", lambda into, step: _put_bios_image(root, into, step))
         self.initramfs = self._entry("base-initramfs", lambda into, step: self._put_initramfs(root, into, step))
+        if self.profile.keyboard:
+            self.keymap = self._entry("keymap", lambda into, step: self._put_keymap(root, into, step))
 
     def payload_entry(self) -> None:
         """The payload, its configuration and init as the initramfs's last segment."""
@@ -208,18 +210,29 @@ class _Work:
 
         (into / "base.img").write_bytes(base_segment(root, epoch=self.plan.epoch, step=step))
 
+    def _put_keymap(self, root: Path, into: Path, step: Step) -> None:
+        from builder.base.keymap import console_keymap  # noqa: PLC0415
+
+        (into / "keymap.bmap").write_bytes(console_keymap(root, self.profile.keyboard, step=step))
+
     def _put_payload(self, into: Path) -> None:
-        from builder.initramfs import payload_segment  # noqa: PLC0415
+        from builder.initramfs import KEYMAP_NAME, payload_segment  # noqa: PLC0415
         from builder.render import render  # noqa: PLC0415
         from payload.formats.records import to_json  # noqa: PLC0415
 
         config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
+        init = {
+            "version": __version__,
+            "arguments": "--config /bluelift/config.json",
+            "keymap": f"/{KEYMAP_NAME}" if self.profile.keyboard else "",
+        }
         segment = payload_segment(
             payload=dict(resources.linux_payload_files()),
-            init=render("linux/init.j2", {"version": __version__, "arguments": "--config /bluelift/config.json"}),
+            init=render("linux/init.j2", init),
             config=json_bytes(to_json(config)),
             base=self.initramfs.path("base.img").read_bytes(),
             epoch=self.plan.epoch,
+            keymap=self.keymap.path("keymap.bmap").read_bytes() if self.profile.keyboard else b"",
         )
         (into / "payload.img").write_bytes(segment)
 

@@ -1,7 +1,8 @@
 """Runs a plan for the winpe environment: base media, the frozen payload, boot.wim in one pass, boot menus, ISOs.
 
-Everything that can be refused is refused before the first large file is written. boot.wim is kept in the cache; an ISO
-is not (it is boot.wim once more), only what it must be: the one in the output folder is checked against that.
+Everything that can be refused is refused before the first large file is written. The contents of the base's boot.wim
+go from the base media straight into the ISO. So the cache keeps what is new of boot.wim, and of an ISO what it must be:
+the one in the output folder is checked against that.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from builder import RELEASE_EPOCH, __version__, resources
+from builder.base_check import check_base_once
 from builder.bcd import BcdFirmware, edit_store, new_store
 from builder.build_forms import make_forms, read_facts, write_facts
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
 from builder.errors import ImageError
+from builder.extents import Extents, Joined
 from builder.import_gate import EXECUTABLE, Need
 from builder.outputs import (
     MANIFEST,
@@ -39,19 +43,37 @@ from builder.outputs import (
 )
 from builder.pe import Machine, PeError, read_pe
 from builder.plan import Facts, Plan, PlannedStep, epoch_from
-from builder.plan_winpe import BOOT_WIM, PAYLOAD, STORES, WinpeFacts, boot_cas, image_name, iso_step, make_winpe_plan
+from builder.plan_winpe import (
+    BOOT_WIM,
+    PACKED,
+    PAYLOAD,
+    STORES,
+    WinpeFacts,
+    boot_cas,
+    image_name,
+    iso_step,
+    make_winpe_plan,
+)
 from builder.plan_winpe import MANIFEST as MANIFEST_STEP
 from builder.profile import Profile
 from builder.report import DiskFile, ListedFile, WinpeFiles, WinpeImage, json_bytes, sha256sums, winpe_manifest
 from builder.secure_boot import SecureBootFiles
 from builder.windows_payload import FreezeOptions, WindowsPayload, backend_for, content_id, recipe, windows_payload
 from builder.winpe_base import ARCHITECTURES, ChosenBase, choose, open_media_of
+from payload.contract import MEDIUM_FOLDER
 from payload.formats.records import RecordError, from_json, to_json
 
-#: Base media, payload, image, boot.wim, boot menus, two ISOs at most, manifest, output.
-_STEPS = 8
-_WIM_FILE, _INJECTED, _ISO_FACTS = "boot.wim", "injected.json", "iso.json"
+if TYPE_CHECKING:
+    from builder.wim_build import Put
+
+#: Base media, payload, image, boot menus, payload compressed, boot.wim, one ISO of two at most, manifest, output.
+_STEPS = 9
+_PACKED_WIM = "packed.wim"
+_WIM_NEW, _WIM_FACTS, _ISO_FACTS = "boot.wim.new", "boot.wim.json", "iso.json"
 _BACKGROUND = "Windows/System32/winpe.jpg"
+#: What an earlier Bluelift put there is not to stay.
+_DELETIONS = (MEDIUM_FOLDER,)
+_Facts = TypeVar("_Facts")
 
 
 def build_winpe(profile: Profile, options: BuildOptions, console: Console) -> Built:
@@ -97,7 +119,7 @@ def forecast_winpe(profile: Profile, options: BuildOptions, cache: Cache) -> For
     needs = _known_needs(freezing, cache)
     notes: tuple[str, ...] = ()
     if needs is None:
-        notes = ("What the payload needs of the base is known once it is frozen; the image may then be another.",)
+        notes = ("The payload is not frozen yet: what it needs of the base may still lead to another image.",)
     base = choose(profile, media, wim, needs or (), machine=freezing.machine)
     plan = make_winpe_plan(profile, _facts(freezing, cache, base if needs is not None else None))
     steps = tuple(_forecast(step, cache) for step in plan.steps)
@@ -112,6 +134,14 @@ class _IsoFacts:
     sha256: str
     media: tuple[ListedFile, ...]
     free: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WimFacts:
+    """What the cache keeps of boot.wim beside its new parts: the runs of the base that stay, and what was put in."""
+
+    kept: tuple[tuple[int, int], ...]
+    injected: tuple[ListedFile, ...]
 
 
 @dataclass(kw_only=True)
@@ -132,15 +162,19 @@ class _Work:
         step, name = self.plan.step(iso_step(ca)), image_name(self.profile, ca)
         entry = self._find(step.name)
         if isinstance(entry, Entry):
-            facts = _read_iso_facts(entry)
+            facts = _read_facts(entry, _ISO_FACTS, _IsoFacts)
             if sha256_of(output / name) == facts.sha256:
                 self.console.skipped(step.title, "already there, checked")
                 return _image_of(name, ca, facts)
         stores = self._entry(STORES, self._put_stores)
-        boot_wim = self._entry(BOOT_WIM, self._put_wim)
+        boot_wim = self._wim()
         reason = entry.reason if isinstance(entry, Missed) else f"{name} is not in the output folder, or another"
         with self.console.step(step.title) as shown:
             shown.note(reason)
+            # Also where boot.wim's new parts are in the cache: most of it comes from the base, as that lies there now.
+            check_base_once(
+                self.base.wim, self.base.choice.index, identity=self.base.facts.wim, cache=self.cache, step=shown
+            )
             facts = self._write_iso(files, boot_wim, stores, staged / name, shown)
         self.made.append(step.name)
         if isinstance(entry, Missed):
@@ -185,8 +219,8 @@ class _Work:
             image_id=self.plan.image_id or "",
             image_json=identity(self.profile, self.plan.image_id or ""),
             files=contents,
-            boot_wim=wim.path(_WIM_FILE),
-            boot_wim_sha256=wim.file(_WIM_FILE).sha256,
+            boot_wim=self._boot_wim(wim),
+            check_boot_wim=lambda written: self._check_wim(wim, written),
             bcd_bios=_store(stores, BcdFirmware.BIOS),
             bcd_uefi=_store(stores, BcdFirmware.UEFI),
             bios_image=media.bios_image,
@@ -202,9 +236,7 @@ class _Work:
             disk = hybrid_disk(medium.image_id, volume_id=medium.volume_id, tail=self.profile.tail)
             bios = DiskBoot.BOOTMGR if layout.bios_image is not None else DiskBoot.UEFI_ONLY
             layout = replace(layout, hybrid=replace(disk, bios=bios))
-        sizes = {
-            f.path: len(f.source) if isinstance(f.source, bytes) else f.source.stat().st_size for f in layout.files
-        }
+        sizes = {file.path: _size(file.source) for file in layout.files}
         written = write_iso(layout, target, step=step)
         free = f", {size_text(written.free)} of it free on it as a disk" if written.free else ""
         step.note(size_text(written.size) + free)
@@ -213,30 +245,69 @@ class _Work:
         )
         return _IsoFacts(size=written.size, sha256=written.sha256, media=listed, free=written.free)
 
-    def _put_wim(self, into: Path, step: Step) -> None:
-        from builder.wim_build import Put, WimChanges, WimOrder, build_wim  # noqa: PLC0415
-        from builder.winpe_files import PAYLOAD_FOLDER, winpe_files  # noqa: PLC0415
-        from payload.contract import MEDIUM_FOLDER  # noqa: PLC0415
+    def _wim(self) -> Entry:
+        """What the cache keeps of boot.wim: it is put together when it is written."""
+        if BOOT_WIM not in self._needed and isinstance(self._find(BOOT_WIM), Missed):
+            self._entry(PACKED, self._put_packed)
+        return self._entry(BOOT_WIM, self._put_wim)
 
-        config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
+    def _large_puts(self) -> list[Put]:
+        """What goes into boot.wim and does not depend on the profile's text."""
+        from builder.wim_build import Put  # noqa: PLC0415
+        from builder.winpe_files import PAYLOAD_FOLDER  # noqa: PLC0415
+
         puts = [Put(target=f"{PAYLOAD_FOLDER}/{f.path}", source=f.content) for f in self.payload.payload.files]
         puts += [Put(target=inside, source=path) for inside, path in self.base.drivers.items()]
         if self.base.background is not None:
             puts.append(Put(target=_BACKGROUND, source=self.base.background))
-        puts += winpe_files(config, keyboard=self.profile.winpe.keyboard)
+        return puts
+
+    def _put_packed(self, into: Path, step: Step) -> None:
+        from builder.wim_build import pack  # noqa: PLC0415
+
+        pack(
+            self._large_puts(),
+            into / _PACKED_WIM,
+            compression=self.base.wim.header.compression,
+            epoch=self.plan.epoch,
+            progress=lambda done, total: step.progress(done, total, "bytes"),
+        )
+
+    def _put_wim(self, into: Path, step: Step) -> None:
+        from builder.wim_build import WimChanges, WimOrder, change_wim  # noqa: PLC0415
+        from builder.winpe_files import winpe_files  # noqa: PLC0415
+
+        config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
+        puts = [*self._large_puts(), *winpe_files(config, keyboard=self.profile.winpe.keyboard)]
         order = WimOrder(
             source=self.base.media.boot_wim,
             index=self.base.choice.index,
-            # What an earlier Bluelift put there is not to stay.
-            changes=WimChanges(puts=tuple(puts), deletions=(MEDIUM_FOLDER,), renames=self.base.choice.renames),
+            changes=WimChanges(puts=tuple(puts), deletions=_DELETIONS, renames=self.base.choice.renames),
             epoch=self.plan.epoch,
             guid=hashlib.sha256((self.plan.step(BOOT_WIM).id or "").encode()).digest()[:16],
+            packed=self._entry(PACKED, self._put_packed).path(_PACKED_WIM),
         )
-        written = build_wim(order, into / _WIM_FILE, progress=lambda done, total: step.progress(done, total, "bytes"))
-        step.note(f"{size_text(written.size)}, {len(written.injected)} files put in and read back")
+        changed = change_wim(order, into / _WIM_NEW, progress=lambda done, total: step.progress(done, total, "bytes"))
         sizes = {put.target: _size(put.source) for put in puts}
-        injected = tuple(ListedFile(path=path, size=sizes[path], sha256=digest) for path, digest in written.injected)
-        (into / _INJECTED).write_bytes(json_bytes(to_json(injected)))
+        injected = tuple(ListedFile(path=path, size=sizes[path], sha256=digest) for path, digest in changed.injected)
+        facts = _WimFacts(kept=changed.spliced.kept, injected=injected)
+        (into / _WIM_FACTS).write_bytes(json_bytes(to_json(facts)))
+        kept = sum(length for _, length in facts.kept)
+        step.note(f"{size_text(kept)} of the base stay as they are; {len(injected)} files put in")
+
+    def _boot_wim(self, wim: Entry) -> Joined:
+        """boot.wim, as it is to be put together."""
+        from builder.wim_splice import SplicedWim  # noqa: PLC0415
+
+        spliced = SplicedWim(new=wim.path(_WIM_NEW), kept=_read_facts(wim, _WIM_FACTS, _WimFacts).kept)
+        return spliced.joined(self.base.media.boot_wim, name="boot.wim")
+
+    def _check_wim(self, wim: Entry, written: Extents) -> None:
+        """Read boot.wim back, in the ISO."""
+        from builder.wim_build import read_back  # noqa: PLC0415
+
+        injected = _read_facts(wim, _WIM_FACTS, _WimFacts).injected
+        read_back(written, [(file.path, file.sha256) for file in injected], _DELETIONS)
 
     def _put_stores(self, into: Path, _: Step) -> None:
         for firmware in BcdFirmware:
@@ -250,8 +321,7 @@ class _Work:
             (into / f"bcd-{firmware.name.lower()}").write_bytes(store)
 
     def _put_manifest(self, into: Path, images: tuple[WinpeImage, ...], forms: tuple[DiskFile, ...]) -> None:
-        wim = self._entry(BOOT_WIM, self._put_wim)
-        injected = tuple(from_json(ListedFile, file) for file in json.loads(wim.path(_INJECTED).read_bytes()))
+        injected = _read_facts(self._wim(), _WIM_FACTS, _WimFacts).injected
         content = winpe_manifest(
             profile=self.profile,
             plan=self.plan,
@@ -284,13 +354,8 @@ class _Work:
         assert step.id is not None, "the base is known by now"
         return self.cache.find(step=name, content_id=step.id, recipe=step.recipe)
 
-    @contextmanager
-    def _storing(self, step: PlannedStep) -> Iterator[Path]:
-        # Syncing takes as long as making boot.wim does.
-        with self.cache.storing(
-            step=step.name, content_id=step.id or "", recipe=step.recipe, synced=step.name != BOOT_WIM
-        ) as into:
-            yield into
+    def _storing(self, step: PlannedStep) -> AbstractContextManager[Path]:
+        return self.cache.storing(step=step.name, content_id=step.id or "", recipe=step.recipe)
 
 
 def _freezing(profile: Profile, options: BuildOptions) -> FreezeOptions:
@@ -368,8 +433,10 @@ def _by_ca(base: ChosenBase) -> Iterator[tuple[str, SecureBootFiles]]:
     return ((files.ca.value, files) for files in base.boot_files)
 
 
-def _size(source: bytes | Path) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
+def _size(source: bytes | Path | Joined) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return source.size if isinstance(source, Joined) else source.stat().st_size
 
 
 def _store(stores: Entry, firmware: BcdFirmware) -> bytes:
@@ -380,11 +447,11 @@ def _image_of(name: str, ca: str, facts: _IsoFacts) -> WinpeImage:
     return WinpeImage(file=name, size=facts.size, sha256=facts.sha256, boot_ca=ca, media=facts.media, free=facts.free)
 
 
-def _read_iso_facts(entry: Entry) -> _IsoFacts:
+def _read_facts(entry: Entry, name: str, kind: type[_Facts]) -> _Facts:
     try:
-        return from_json(_IsoFacts, json.loads(entry.path(_ISO_FACTS).read_bytes()))
+        return from_json(kind, json.loads(entry.path(name).read_bytes()))
     except (ValueError, RecordError) as error:
-        raise ImageError(f"the cache's {_ISO_FACTS} cannot be read: {error}", hint="bluelift clean") from error
+        raise ImageError(f"the cache's {name} cannot be read: {error}", hint="bluelift clean") from error
 
 
 def _publish(folder: Path, staged: Path, files: Mapping[str, str], manifest: Entry, console: Console) -> None:
@@ -400,4 +467,4 @@ def _publish(folder: Path, staged: Path, files: Mapping[str, str], manifest: Ent
         console.skipped(f"output to {folder}", "already there, checked")
         return
     with console.step(f"output to {folder}"):
-        put_in_place(staged, folder, fresh, synced=False)
+        put_in_place(staged, folder, fresh)

@@ -114,10 +114,11 @@ class Cache:
         return Entry(folder=folder, record=from_json(Record, json.loads((folder / "record.json").read_bytes())))
 
     @contextmanager
-    def storing(self, *, step: str, content_id: str, recipe: Mapping[str, str], synced: bool = True) -> Iterator[Path]:
+    def storing(self, *, step: str, content_id: str, recipe: Mapping[str, str]) -> Iterator[Path]:
         """A folder for a step to put its files into; they become an entry when the block is left without an error.
 
-        `synced` False: large files are left to the kernel to write. What a power cut damages, `find` notices.
+        Nothing waits for the disk: `find` believes no file before it has hashed it, so that what a power cut damages
+        is made again.
         """
         objects = self.folder / "objects"
         objects.mkdir(parents=True, exist_ok=True)
@@ -129,16 +130,13 @@ class Cache:
                 for path in sorted(staged.iterdir())
             )
             record = Record(step=step, id=content_id, files=files)
-            _write_synced(staged / "record.json", _json(to_json(record)))
-            for path in staged.iterdir() if synced else ():
-                _sync(path)
+            (staged / "record.json").write_bytes(_json(to_json(record)))
             final = objects / content_id
             # What is there already is damaged, or find() would have found it.
             shutil.rmtree(final, ignore_errors=True)
             staged.rename(final)
             # TemporaryDirectory wants its folder back.
             staged.mkdir()
-        _sync(objects)
         self._remember(step, recipe)
         self._prune(step, keep=content_id)
 
@@ -230,15 +228,15 @@ class Cache:
         return "changed: " + ", ".join(changed) if changed else "no longer in the cache"
 
     def _remember(self, step: str, recipe: Mapping[str, str]) -> None:
-        _replace(self.area("last") / f"{step}.json", _json(dict(recipe)))
+        _replace(self.area("last") / f"{step}.json", _json(dict(recipe)), synced=False)
 
     def _prune(self, step: str, *, keep: str) -> None:
         """Keep the newest few entries of a step: profiles take turns, releases come and go."""
         entries = []
         for path in (self.folder / "objects").glob("*/record.json"):
-            with contextlib.suppress(OSError, ValueError, RecordError):
-                record = from_json(Record, json.loads(path.read_bytes()))
-                if record.step == step and record.id != keep:
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                # One that is no record is a step's that find() will make again.
+                if path.parent.name != keep and json.loads(path.read_bytes())["step"] == step:
                     entries.append((path.stat().st_mtime, path.parent))
         for _, folder in sorted(entries, reverse=True)[_KEPT_A_STEP - 1 :]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -276,31 +274,18 @@ def _json(value: object) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, then rename."""
+def _replace(path: Path, content: bytes, *, synced: bool = True) -> None:
+    """Write beside, then rename. `synced`: have it on the disk before, for what is believed as it is found."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        _write_synced(beside, content)
+        with beside.open("wb") as stream:
+            stream.write(content)
+            if synced:
+                stream.flush()
+                os.fsync(stream.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(path: Path) -> None:
-    # Windows cannot flush a folder, nor a file that was opened for reading.
-    if sys.platform != "win32":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

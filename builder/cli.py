@@ -22,6 +22,7 @@ examples:
   bluelift verify dist/bluelift-linux.iso           boot it and see it repair a disk
   bluelift usb write dist/bluelift-linux.iso sdb    write it to a USB stick
   bluelift init my.yaml && bluelift build my.yaml   an image of your own
+  bluelift init winpe my.yaml                       the same for Windows PE
 
 exit codes: 0 done, 2 usage, 3 profile, 4 tool missing, 5 tool failed, 6 base media, 7 output,
 8 not an image, 9 verification failed, 10 template, 70 a defect of Bluelift, 130 interrupted
@@ -297,10 +298,20 @@ def _add_clean(commands: _Commands) -> None:
 
 def _add_init(commands: _Commands) -> None:
     parser = _command(
-        commands, "init", "write a commented profile to start from", "bluelift init\nbluelift init branch-office.yaml"
+        commands,
+        "init",
+        "write a commented profile to start from",
+        "bluelift init                          bluelift.yaml: what the default image is made of\n"
+        "bluelift init branch-office.yaml\n"
+        "bluelift init winpe                    winpe.yaml: an image from Windows media of your own\n"
+        "bluelift init winpe branch-office.yaml",
     )
+    parser.usage = "%(prog)s [-h] [--plain] [--json-lines] [PROFILE] [FILE]"
     parser.add_argument(
-        "file", nargs="?", type=Path, default=Path("bluelift.yaml"), metavar="FILE", help="(default: bluelift.yaml)"
+        "words",
+        nargs="*",
+        metavar="[PROFILE] [FILE]",
+        help="a profile that comes with Bluelift: linux (default), winpe ..., and the file to write",
     )
 
 

@@ -14,11 +14,13 @@ class BuilderError(Exception):
     """Something the user can act on. `message` says what and why, `hint` says what to do next."""
 
     exit_code = 1
+    #: The hint where none is given.
+    usual_hint = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
 
 class UsageError(BuilderError):
@@ -84,6 +86,7 @@ class ImageError(BuilderError):
     """A file given as an image is not one, or is damaged."""
 
     exit_code = 8
+    usual_hint = "Is it the right file? If so, get it anew and compare its sha256 with the publisher's."
 
 
 class VerifyFailed(BuilderError):

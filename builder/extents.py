@@ -1,4 +1,7 @@
-"""Where a file's bytes lie: a file of its own, or runs of bytes inside an ISO that is neither mounted nor extracted."""
+"""Where a file's bytes lie: a file of its own, or runs of bytes inside an ISO that is neither mounted nor extracted.
+
+`Extents` are runs within one file, `Joined` a file that is put together from several such.
+"""
 
 from __future__ import annotations
 
@@ -67,23 +70,32 @@ class Extents:
             digest.update(chunk)
         return digest.hexdigest()
 
+    def part(self, offset: int, length: int) -> Extents:
+        """`length` bytes at `offset` of the file. Raises BaseMediaError where it ends before."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise self._cut_off(offset + length)
+        return Extents(path=self.path, pieces=tuple(self._runs(offset, length)), name=self.name)
+
+    def append_to(self, output: int) -> None:
+        """Write the file to the descriptor `output`, where that stands, by the kernel where it can.
+
+        Raises BaseMediaError when the source ends early, OSError when `output` cannot be written.
+        """
+        try:
+            source = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise BaseMediaError(f"cannot read {self.name}: {error.strerror}") from error
+        with source:
+            for offset, length in self.pieces:
+                _copy(source.fileno(), output, offset, length, self)
+
     def copy_to(self, target: Path) -> None:
         """Write the file to `target`, by the kernel where it can.
 
         Raises BaseMediaError when the source ends early, OutputError when `target` cannot be written.
         """
         self.read(max(0, self.size - 1), min(1, self.size))
-        try:
-            with self.path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as output:
-                for offset, length in self.pieces:
-                    _copy(source.fileno(), output.fileno(), offset, length, self)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                hint = "Free some space, or set TMPDIR to a folder with room."
-                raise OutputError(
-                    f"no room for {self.size} bytes of {self.name} in {target.parent}", hint=hint
-                ) from error
-            raise OutputError(f"cannot copy {self.name} to {target}: {error.strerror}") from error
+        Joined(parts=(self,), name=self.name).copy_to(target)
 
     def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """The (offset in `path`, length) runs that hold `length` bytes at `offset` of the file."""
@@ -115,6 +127,47 @@ class Extents:
             return self.path.stat().st_size
         except OSError:
             return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A file that is nowhere yet: the bytes of `parts`, one after the other. `name` is what messages call it."""
+
+    parts: tuple[Extents, ...]
+    name: str
+
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        return sum(part.size for part in self.parts)
+
+    def part(self, offset: int, length: int) -> Joined:
+        """`length` bytes at `offset` of the file; fewer where it ends before."""
+        found, start = [], 0
+        for part in self.parts:
+            first, last = max(offset, start), min(offset + length, start + part.size)
+            if first < last:
+                found.append(part.part(first - start, last - first))
+            start += part.size
+        return Joined(parts=tuple(found), name=self.name)
+
+    def append_to(self, output: int) -> None:
+        """Write the file to the descriptor `output`; raises as `Extents.append_to`."""
+        for part in self.parts:
+            part.append_to(output)
+
+    def copy_to(self, target: Path) -> None:
+        """Write the file to `target`; raises as `Extents.copy_to`."""
+        try:
+            with target.open("wb", buffering=0) as output:
+                self.append_to(output.fileno())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                hint = "Free some space, or set TMPDIR to a folder with room."
+                raise OutputError(
+                    f"no room for {self.size} bytes of {self.name} in {target.parent}", hint=hint
+                ) from error
+            raise OutputError(f"cannot copy {self.name} to {target}: {error.strerror}") from error
 
 
 def whole_file(path: Path) -> Extents:

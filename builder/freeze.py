@@ -109,9 +109,6 @@ def choose_backend(
     `windows_python` is the user's own package of Python for the Wine backend; `downloads` a folder of the cache.
     Raises ImageError for a machine that only a prebuilt payload could serve.
     """
-    from builder.freeze_native import NativeBackend  # noqa: PLC0415
-    from builder.freeze_wine import WineBackend  # noqa: PLC0415
-
     if prebuilt is not None:
         return PrebuiltBackend(prebuilt, machine=machine)
     if machine != Machine.AMD64:
@@ -119,6 +116,9 @@ def choose_backend(
             "the payload is frozen for x64 only",
             hint="For other machines freeze it there, and give the folder: --payload-exe FOLDER",
         )
+    from builder.freeze_native import NativeBackend  # noqa: PLC0415
+    from builder.freeze_wine import WineBackend  # noqa: PLC0415
+
     return NativeBackend() if sys.platform == "win32" else WineBackend(downloads=downloads, given=windows_python)
 
 

@@ -94,11 +94,12 @@ class WineBackend:
             ) from error
 
     def _lay_out_python(self, job: FreezeJob, step: Step) -> None:
-        fetch(self._downloads, offline=job.offline, with_python=self._given is None, step=step)
         python = job.scratch / "python"
+        if self._given is not None:
+            # A package that is not genuine is refused before anything is downloaded for it.
+            lay_out_given_python(self._given, python)
+        fetch(self._downloads, offline=job.offline, with_python=self._given is None, step=step)
         if self._given is None:
             lay_out_pinned_python(self._downloads, python)
-        else:
-            lay_out_given_python(self._given, python)
         unpack_wheels(self._downloads, job.scratch / "site")
         write_search_path(python, r"..\site")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from builder.errors import BaseMediaError, ImageError
 from builder.pe import Machine, PeError, is_pe, is_wine_builtin, machine_name, read_pe
+from payload.contract import WINDOWS_LIBRARIES
 
 EXECUTABLE = "payload.exe"
 RUNTIME = "vcruntime140.dll"
@@ -48,13 +49,13 @@ class Need:
 
 
 def check_folder(files: Mapping[str, bytes], *, machine: Machine = Machine.AMD64) -> tuple[Need, ...]:
-    """Is the frozen folder whole? Returns what it needs from the base, sorted by name.
+    """Is the frozen folder whole? Returns what it imports, or loads through ctypes, from the base, sorted by name.
 
     `files` maps paths below the folder (`_internal/python311.dll`) to their content. Raises ImageError with every
     problem at once.
     """
     problems: list[str] = []
-    wanted: dict[str, dict[str, bool]] = {}
+    wanted: dict[str, dict[str, bool]] = {library: {EXECUTABLE: True} for library in WINDOWS_LIBRARIES}
     bundled = {path.rpartition("/")[2].lower() for path in files}
     if EXECUTABLE not in {path.lower() for path in files}:
         problems.append(f"{EXECUTABLE} is missing")

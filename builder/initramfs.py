@@ -37,6 +37,7 @@ PROGRAMS = (
 )
 PAYLOAD_FOLDER = "bluelift"
 CONFIG_NAME = f"{PAYLOAD_FOLDER}/config.json"
+KEYMAP_NAME = "etc/keymap.bmap"
 
 _FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/lib", "usr/lib64", "usr/sbin")
 #: Parts of libpython3-minimal that need what the image has not: a network, OpenSSL.
@@ -72,8 +73,12 @@ def base_segment(root: Path, *, epoch: int, step: Step) -> bytes:
     return b"".join(parts)
 
 
-def payload_segment(*, payload: Mapping[str, bytes], init: bytes, config: bytes, base: bytes, epoch: int) -> bytes:
+def payload_segment(
+    *, payload: Mapping[str, bytes], init: bytes, config: bytes, base: bytes, epoch: int, keymap: bytes = b""
+) -> bytes:
     """The project's part, to follow `base` (base_segment's): the payload's files, named below `payload/`, init, config.
+
+    `keymap` is the keyboard's table (builder.base.keymap); empty for the kernel's own.
 
     Python files get their compiled form beside them, made by the Python in `base`. Raises BaseMediaError when the
     payload imports what that Python does not have.
@@ -81,6 +86,8 @@ def payload_segment(*, payload: Mapping[str, bytes], init: bytes, config: bytes,
     tree = cpio.Tree()
     tree.file("init", init, mode=0o755)
     tree.file(CONFIG_NAME, config)
+    if keymap:
+        tree.file(KEYMAP_NAME, keymap)
     files = {f"{PAYLOAD_FOLDER}/payload/{name}": data for name, data in payload.items()}
     for name, data in sorted(files.items()):
         tree.file(name, data)

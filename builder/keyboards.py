@@ -1,6 +1,7 @@
-"""Keyboard layouts by the names that people type, as Windows PE wants them.
+"""Keyboard layouts by the names that people type, as Windows PE and as the console of the Linux image want them.
 
-Source: Windows documentation, "Default Input Profiles (Input Locales)": language and keyboard, as in 0407:00000407.
+Sources: Windows documentation, "Default Input Profiles (Input Locales)": language and keyboard, as in 0407:00000407;
+xkeyboard-config, rules/base.lst: of each country's layouts the one that Windows has under the same name.
 """
 
 from __future__ import annotations
@@ -35,6 +36,35 @@ WINDOWS = {
     "uk": "0809:00000809",
     "us": "0409:00000409",
 }
+#: xkeyboard-config's layout, and its variant where Windows's keyboard is not the layout's own.
+XKB: dict[str, tuple[str, ...]] = {
+    "at": ("at",),
+    "be": ("be",),
+    "br": ("br",),
+    "ca-fr": ("ca",),
+    "ch-de": ("ch",),
+    "ch-fr": ("ch", "fr"),
+    "cz": ("cz",),
+    "de": ("de",),
+    "dk": ("dk", "winkeys"),
+    "es": ("es",),
+    "fi": ("fi", "classic"),
+    "fr": ("fr", "azerty"),
+    "hu": ("hu",),
+    "it": ("it",),
+    "jp": ("jp",),
+    "latam": ("latam",),
+    "nl": ("us", "intl"),
+    "no": ("no", "winkeys"),
+    "pl": ("pl",),
+    "pt": ("pt",),
+    "ro": ("ro", "std"),
+    "se": ("se",),
+    "sk": ("sk",),
+    "tr": ("tr",),
+    "uk": ("gb",),
+    "us": ("us",),
+}
 _IDENTIFIER = re.compile(r"[0-9A-Fa-f]{4}:[0-9A-Fa-f]{8}")
 
 
@@ -48,3 +78,16 @@ def windows_layout(keyboard: str) -> str:
     if keyboard.lower() not in WINDOWS:
         raise ValueError(f"there is no layout {keyboard!r}; known are {', '.join(WINDOWS)}, and 0407:00000407 and such")
     return WINDOWS[keyboard.lower()]
+
+
+def linux_layout(keyboard: str) -> str:
+    """The name, a key of XKB, of a layout given by its name or Windows's identifier; "" (the kernel's own) stays "".
+
+    Raises ValueError for a layout that the Linux image cannot have.
+    """
+    name = keyboard.lower()
+    if name and name not in XKB:
+        name = next((known for known, identifier in WINDOWS.items() if identifier == name), "")
+        if not name:
+            raise ValueError(f"there is no layout {keyboard!r} for linux; known are {', '.join(XKB)}")
+    return name

@@ -21,7 +21,6 @@ from builder.report import json_bytes, sha256sums
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-_SMALL = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,14 +109,10 @@ def publish(
         put_in_place(staged, folder, (*images, MANIFEST, SUMS))
 
 
-def put_in_place(staged: Path, folder: Path, names: Sequence[str], *, synced: bool = True) -> None:
-    """Sync the files `names` in `staged`, then rename them into `folder`.
-
-    `synced` False leaves large ones to the kernel: the sums beside them tell what a power cut has damaged.
-    """
+def put_in_place(staged: Path, folder: Path, names: Sequence[str]) -> None:
+    """Sync the files `names` in `staged`, then rename them into `folder`: no power cut leaves a part of one there."""
     for file in names:
-        if synced or (staged / file).stat().st_size < _SMALL:
-            _sync(staged / file)
+        _sync(staged / file)
     for file in names:
         (staged / file).replace(folder / file)
 

@@ -29,8 +29,9 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "boot-files": ("build_linux.py", *_BASE),
     "bios-boot-image": ("build_linux.py", *_BASE),
     "base-initramfs": ("build_linux.py", *_INITRAMFS),
+    "keymap": ("build_linux.py", "keyboards.py", *_BASE),
     "payload-segment": ("build_linux.py", "render.py", "resources.py", *_INITRAMFS),
-    "iso": ("build_linux.py", "media/*.py", "render.py", "resources.py"),
+    "iso": ("build_linux.py", "media/*.py", "extents.py", "render.py", "resources.py"),
     "disk-forms": ("build_forms.py", "disk_forms/*.py", "media/gpt*.py"),
     "manifest": ("build_linux.py", "report.py", "verify/inspect.py", "verify/inspect_disk.py"),
 }
@@ -105,10 +106,11 @@ def make_plan(profile: Profile, facts: Facts) -> Plan:
     boot_files = maker.step("boot-files", "signed shim, GRUB and kernel", from_packages)
     bios = maker.step("bios-boot-image", "boot image for BIOS", from_packages)
     initramfs = maker.step("base-initramfs", "initramfs from packages", from_packages)
-    made_of = {"boot-files": boot_files, "bios-boot-image": bios, "base-initramfs": initramfs}
+    keymap = {"keymap": _keymap(maker, profile, from_packages)} if profile.keyboard else {}
+    made_of = {"boot-files": boot_files, "bios-boot-image": bios, "base-initramfs": initramfs, **keymap}
     image_id = maker.identity("image", made_of, {**_content(profile, facts), "source": _all_sources(facts)})
     payload = maker.step(
-        "payload-segment", "payload and configuration", {"base-initramfs": initramfs},
+        "payload-segment", "payload and configuration", {"base-initramfs": initramfs, **keymap},
         extra={**_content(profile, facts), "image": image_id or ""}, known=image_id is not None,
     )  # fmt: skip
     iso = maker.step(
@@ -128,6 +130,10 @@ def disk_forms(maker: Maker, profile: Profile, isos: Mapping[str, str | None]) -
         return {}
     name, forms = "disk-forms", ", ".join(profile.disk_forms)
     return {name: maker.step(name, f"for hypervisors: {forms}", isos, extra={"forms": forms, "name": profile.output})}
+
+
+def _keymap(maker: Maker, profile: Profile, from_packages: Mapping[str, str | None]) -> str | None:
+    return maker.step("keymap", "keyboard layout", from_packages, extra={"keyboard": profile.keyboard})
 
 
 def digest(value: object) -> str:

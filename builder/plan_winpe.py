@@ -10,9 +10,11 @@ from builder.plan import Facts, Maker, Plan, PlannedStep, digest, disk_forms, ma
 from builder.profile import Profile
 from payload.formats.records import to_json
 
-PAYLOAD, BOOT_WIM, STORES, MANIFEST = "windows-payload", "boot-wim", "boot-stores", "manifest-winpe"
+PAYLOAD, PACKED, BOOT_WIM, STORES = "windows-payload", "packed-payload", "boot-wim", "boot-stores"
+MANIFEST = "manifest-winpe"
 #: The builder's modules that each step's bytes depend on, as patterns below builder/; of PAYLOAD its own recipe says.
 SOURCES: Mapping[str, tuple[str, ...]] = {
+    PACKED: ("build_winpe.py", "wim*.py", "extents.py"),
     BOOT_WIM: ("build_winpe.py", "winpe_base.py", "wim*.py", "winpe_files.py", "startnet_lint.py", "render.py",
                "resources.py", "extents.py"),
     STORES: ("build_winpe.py", "bcd.py"),
@@ -28,7 +30,7 @@ class BaseFacts:
 
     `wim`: sha256 over boot.wim's header, tables and size, which name every content in it by sha1. `renames`: files of
     the image, as path and new path. `boot_files`: for each of the profile's `boot_ca`, what it puts over `media`.
-    `prompt`: whether a key is asked for.
+    `prompt`: whether a key is asked for. `compression`: how the files of boot.wim are compressed.
     """
 
     wim: str
@@ -40,6 +42,7 @@ class BaseFacts:
     background: str
     architecture: str
     prompt: bool = False
+    compression: str = "LZX"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +82,13 @@ def make_winpe_plan(profile: Profile, facts: WinpeFacts) -> Plan:
     maker.steps.append(PlannedStep(name=PAYLOAD, title="payload for Windows", recipe=facts.payload, id=payload))
     in_wim, on_media = _in_wim(profile, facts), _on_media(profile, base)
     known = base is not None
-    made_of = {"payload": payload}
-    image_id = maker.identity("image", made_of, {**in_wim, **on_media, "source": _all_sources(facts)})
+    packed = maker.step(
+        PACKED, "payload and drivers, compressed", {"payload": payload},
+        extra={**_large(facts), "compression": base.compression if base else ""}, known=known,
+    )  # fmt: skip
+    image_id = maker.identity("image", {"payload": payload}, {**in_wim, **on_media, "source": _all_sources(facts)})
     image_id = image_id if known else None
+    made_of = {"payload": payload, "packed": packed}
     wim = maker.step(BOOT_WIM, "boot.wim", made_of, extra={**in_wim, "image": image_id or ""}, known=known)
     stores = maker.step(
         STORES, "boot menus (BCD)", {},
@@ -113,12 +120,20 @@ def _in_wim(profile: Profile, facts: WinpeFacts) -> dict[str, str]:
         "configuration": digest(to_json(config)),
         "keyboard": profile.winpe.keyboard,
         "templates": digest(templates),
-        "libwim": facts.common.tools.get("libwim", ""),
         "base boot.wim": base.wim if base else "",
         "image of it": str(base.index) if base else "",
         "renamed": digest(base.renames) if base else "",
+        **_large(facts),
+    }
+
+
+def _large(facts: WinpeFacts) -> dict[str, str]:
+    """What is put into boot.wim beside the payload, and does not change with the profile's text; and who packs it."""
+    base = facts.base
+    return {
         "drivers": digest(dict(base.drivers)) if base else "",
         "background": base.background if base else "",
+        "libwim": facts.common.tools.get("libwim", ""),
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from builder import resources, yaml_lines
 from builder.bcd import BcdSettings, EmsPort, settings_problems
 from builder.errors import BuilderError, Problem, ProfileError, UsageError
-from builder.keyboards import windows_layout
+from builder.keyboards import linux_layout, windows_layout
 from payload.contract import (
     BUILT_IN_RULES,
     Action,
@@ -36,7 +37,7 @@ _VOLUME_IDS = {LINUX: "BLUELIFT", WINPE: "BLUELIFT_PE"}
 _LINUX_BASE = ("suite", "mirror", "security_mirror", "keyring", "debs")
 _WINPE_BASE = ("kind", "path", "media", "index")
 _WINPE_KEYS = (
-    "bitlocker", "boot_ca", "prompt", "layout", "drivers", "keyboard", "bcd", "background", "payload_exe",
+    "bitlocker", "boot_ca", "prompt", "layout", "drivers", "bcd", "background", "payload_exe",
 )  # fmt: skip
 _TAIL = "32 MB"
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -91,9 +92,10 @@ class WinpeSettings:
 class Profile:
     """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
 
-    `sha256` is that of the file as it was written, `label` its name without a folder. `tail`: bytes that are free on
-    the disk that a hybrid image is; None for a plain ISO. `disk_forms`: what is written beside it for hypervisors, of
-    img, vhdx and vhd.
+    `sha256` is that of the file as it was written, `label` its name without a folder. `keyboard` is the layout's name
+    in `builder.keyboards.XKB`, "" for the kernel's own; that of winpe is in its settings. `tail`: bytes that are free
+    on the disk that a hybrid image is; None for a plain ISO. `disk_forms`: what is written beside it for hypervisors,
+    of img, vhdx and vhd.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Profile:
     disk_wait: int
     serial: str
     shell: bool
+    keyboard: str
     volume_id: str
     output: str
     tail: int | None
@@ -189,7 +192,9 @@ def parse(content: bytes, *, file: str, folder: Path) -> Profile:
 
 
 def _schema_problems(data: dict[str, Any], document: yaml_lines.Document) -> Iterator[Problem]:
-    # pydantic takes a third of a second to import; nothing else of a cached build needs it.
+    # No plugins: pydantic would read what every installed package says of itself to find some.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # pydantic takes a tenth of a second to import; nothing else of a cached build needs it.
     from pydantic import ValidationError  # noqa: PLC0415
 
     from builder.profile_schema import ProfileFile  # noqa: PLC0415
@@ -298,6 +303,7 @@ def _linux_combinations(data: dict[str, Any], folder: Path) -> Iterator[tuple[st
         yield "base.keyring", f"there is no file {folder / base['keyring']}"
     if base.get("debs") is not None and not (folder / base["debs"]).is_dir():
         yield "base.debs", f"there is no folder {folder / base['debs']}"
+    yield from _keyboard_problems(data, linux_layout)
 
 
 def _winpe_combinations(data: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
@@ -315,14 +321,18 @@ def _winpe_combinations(data: dict[str, Any], folder: Path) -> Iterator[tuple[st
         yield "payload_exe", f"there is no folder {folder / data['payload_exe']}"
     if data.get("background") is not None:
         yield from (("background", problem) for problem in _picture_problems(folder / data["background"]))
-    try:
-        windows_layout(data.get("keyboard", ""))
-    except ValueError as error:
-        yield "keyboard", str(error)
+    yield from _keyboard_problems(data, windows_layout)
     serial = data.get("serial", "ttyS0")
     receipts = int(serial.removeprefix("ttyS")) + 1 if serial else None
     for key, message in settings_problems(_bcd(data.get("bcd", {})), receipt_port=receipts):
         yield f"bcd.{key.partition('.')[0]}", message
+
+
+def _keyboard_problems(data: dict[str, Any], layout: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    try:
+        layout(data.get("keyboard", ""))
+    except ValueError as error:
+        yield "keyboard", str(error)
 
 
 def _winpe_base(base: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
@@ -430,6 +440,7 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         disk_wait=read.disk_wait,
         serial=read.serial,
         shell=read.shell,
+        keyboard=linux_layout(read.keyboard) if read.environment == LINUX else "",
         volume_id=read.volume_id or _VOLUME_IDS[read.environment],
         output=read.output or f"bluelift-{read.environment}",
         tail=_size(read.tail or _TAIL) if read.hybrid else None,
@@ -456,7 +467,7 @@ def _winpe(read: ProfileFile, bcd: dict[str, Any], folder: Path) -> WinpeSetting
         prompt=read.prompt,
         layout=read.layout,
         drivers=tuple(folder / name for name in read.drivers),
-        keyboard=windows_layout(read.keyboard),
+        keyboard=windows_layout(read.keyboard) if read.environment == WINPE else "",
         bcd=_bcd(bcd),
         background=folder / read.background if read.background else None,
         payload_exe=folder / read.payload_exe if read.payload_exe else None,

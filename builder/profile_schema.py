@@ -142,6 +142,11 @@ class ProfileFile(Section):
         default="ttyS0", description="Serial port for the log and the receipt as JSON lines; empty for none."
     )
     shell: bool = Field(default=True, description="Whether the technician may open a shell.")
+    keyboard: str = Field(
+        default="",
+        max_length=20,
+        description="The technician's keyboard layout, such as de, fr or uk. Default: us, or that of the base media.",
+    )
     volume_id: str | None = Field(
         default=None,
         pattern=r"^[A-Z0-9_]{1,32}$",
@@ -185,7 +190,6 @@ class ProfileFile(Section):
     drivers: list[str] = Field(
         default_factory=list, description="winpe: folders with drivers (INF and files), relative to the profile."
     )
-    keyboard: str = Field(default="", max_length=20, description="winpe: keyboard layout, such as de, fr or uk.")
     bcd: BcdSection = Field(default_factory=BcdSection, description="winpe: Windows's boot menu on the medium.")
     background: str | None = Field(
         default=None, min_length=1, description="winpe: a JPEG shown behind the console, relative to the profile."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +33,7 @@ from builder.wim_library import Decompressor, Progress
 from builder.wim_metadata import ImageMetadata, WimEntry
 
 _LARGEST_FILE = 256 << 20
+_SMALL_FILE = 256 << 10
 _PIECE = 1 << 20
 
 
@@ -172,12 +173,21 @@ class Wim:
         """Read every folder of image `index`: raises ImageError for what libwim must not be given."""
         self._image_metadata(index).check()
 
-    def damaged(self, progress: Progress | None = None) -> tuple[str, ...]:
+    def damaged(self, progress: Progress | None = None, *, image: int | None = None) -> tuple[str, ...]:
         """Decompress every file and compare its sha1: the paths ("1:Windows/System32/a.dll") of those that differ.
 
-        Uses every processor; about 150 MB of files a second on each. `progress` gets bytes done and total.
+        `image`: those of one image alone. Uses every processor; about 150 MB of files a second on each. `progress`
+        gets bytes done and total.
         """
-        resources = self._tables[1]
+        return self._damaged(self._tables[1] if image is None else self._resources_of(image), progress)
+
+    def damaged_of_sample(self, count: int) -> tuple[str, ...]:
+        """As `damaged`, of at most `count` small files from all over the WIM."""
+        small = [item for item in self._tables[1].items() if item[1].size <= _SMALL_FILE]
+        small.sort(key=lambda item: item[1].offset)
+        return self._damaged(dict(small[:: -(-len(small) // count) or 1]), None)
+
+    def _damaged(self, resources: Mapping[bytes, Resource], progress: Progress | None) -> tuple[str, ...]:
         total = sum(resource.size for resource in resources.values())
         done, bad = 0, set[bytes]()
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -199,9 +209,21 @@ class Wim:
             return False
         return digest.digest() == sha1
 
+    def _resources_of(self, index: int) -> dict[bytes, Resource]:
+        """All but what other images alone hold: named streams, which no folder lists as a file's content, stay in."""
+        own = {entry.sha1 for entry in self.walk(index)}
+        numbers = range(1, self.header.image_count + 1)
+        others = {entry.sha1 for number in numbers if number != index for entry in self.walk(number)} - own
+        return {sha1: resource for sha1, resource in self._tables[1].items() if sha1 not in others}
+
     def _paths_of(self, hashes: Collection[bytes]) -> Iterator[str]:
+        named = set()
         for index in range(1, self.header.image_count + 1):
-            yield from (f"{index}:{entry.path}" for entry in self.walk(index) if entry.sha1 in hashes)
+            for entry in self.walk(index):
+                if entry.sha1 in hashes:
+                    named.add(entry.sha1)
+                    yield f"{index}:{entry.path}"
+        yield from (f"a named stream, sha1 {sha1.hex()}" for sha1 in sorted(set(hashes) - named))
 
     def _pieces(self, resource: Resource) -> Iterator[bytes]:
         for at in range(0, resource.size, _PIECE):

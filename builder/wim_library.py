@@ -32,7 +32,8 @@ _CHANGE_GUID, _CHANGE_BOOT_INDEX = 0x2, 0x4
 _ADD_NO_ACLS = 0x20
 _DELETE_FORCE, _DELETE_RECURSIVE = 0x1, 0x2
 _OPEN_WRITE_ACCESS = 0x4
-_WRITE_INTEGRITY, _WRITE_NO_INTEGRITY, _WRITE_NOT_PIPABLE, _WRITE_RETAIN_GUID = 0x1, 0x2, 0x8, 0x800
+_WRITE_INTEGRITY, _WRITE_NO_INTEGRITY, _WRITE_NOT_PIPABLE, _WRITE_SOFT_DELETE = 0x1, 0x2, 0x8, 0x80
+_WRITE_RETAIN_GUID = 0x800
 _MESSAGE_WRITE_STREAMS = 12
 _ABORT = 1
 _ALL_IMAGES = -1
@@ -144,6 +145,8 @@ def _declare(loaded: Any) -> None:
         "wimlib_set_wim_info": [pointer, ctypes.POINTER(_WimInfo), ctypes.c_int],
         "wimlib_add_image": [pointer, _TEXT, _TEXT, _TEXT, ctypes.c_int],
         "wimlib_update_image": [pointer, ctypes.c_int, ctypes.POINTER(_UpdateCommand), size, ctypes.c_int],
+        "wimlib_delete_image": [pointer, ctypes.c_int],
+        "wimlib_reference_resource_files": [pointer, ctypes.POINTER(_TEXT), ctypes.c_uint, ctypes.c_int, ctypes.c_int],
         "wimlib_write": [pointer, _TEXT, ctypes.c_int, ctypes.c_int, ctypes.c_uint],
         "wimlib_overwrite": [pointer, ctypes.c_int, ctypes.c_uint],
         "wimlib_create_decompressor": [ctypes.c_int, size, ctypes.POINTER(pointer)],
@@ -245,14 +248,30 @@ class WimStruct:
         array = (_UpdateCommand * len(commands))(*commands)
         self._call("change", lambda w: w.wimlib_update_image(self._handle, image, array, len(commands), 0))
 
-    def write(
-        self, target: Path, *, image: int | None, integrity: bool, threads: int, progress: Progress | None = None
-    ) -> None:
-        """Write one image (1-based), or all where it is None, to `target`. `threads` 0: one a processor."""
+    def delete_image(self, image: int) -> None:
+        """Take image `image` (1-based) out; those after it move up."""
+        self._call("change", lambda loaded: loaded.wimlib_delete_image(self._handle, image))
+
+    def refer_to(self, other: Path) -> None:
+        """Take from the WIM `other`, compressed as it is there, the content of files that are added afterwards."""
+        paths = (_TEXT * 1)(_text(str(other)))
+        self._call("change", lambda w: w.wimlib_reference_resource_files(self._handle, paths, 1, 0, 0))
+
+    def write(self, target: Path, *, integrity: bool, threads: int, progress: Progress | None = None) -> None:
+        """Write all images to `target`. `threads` 0: one a processor."""
         flags = (_WRITE_INTEGRITY if integrity else _WRITE_NO_INTEGRITY) | _WRITE_NOT_PIPABLE | _WRITE_RETAIN_GUID
-        arguments = (_text(str(target)), image or _ALL_IMAGES, flags, threads)
+        arguments = (_text(str(target)), _ALL_IMAGES, flags, threads)
         self._report_to(progress)
         self._call("write", lambda w: w.wimlib_write(self._handle, *arguments))
+
+    def append(self, *, threads: int, progress: Progress | None = None) -> None:
+        """Write what is new behind what the WIM holds, which is neither read nor moved, and new tables behind that.
+
+        What is no longer needed stays in the table, with a reference count of 0. `threads` 0: one a processor.
+        """
+        flags = _WRITE_NO_INTEGRITY | _WRITE_NOT_PIPABLE | _WRITE_SOFT_DELETE | _WRITE_RETAIN_GUID
+        self._report_to(progress)
+        self._call("write", lambda w: w.wimlib_overwrite(self._handle, flags, threads))
 
     def overwrite(self, *, integrity: bool) -> None:
         """Write changed properties back into the WIM itself."""

@@ -117,6 +117,7 @@ def choose(
         background=hashlib.sha256(settings.background.read_bytes()).hexdigest() if settings.background else "",
         architecture=architecture,
         prompt=prompt,
+        compression=wim.header.compression.name,
     )
     return ChosenBase(
         media=media,

@@ -31,6 +31,7 @@ STORE_NAME = "Bluelift"
 QUARANTINE_FOLDER = "quarantine"
 JOURNAL_NAME = "journal.json"
 RECEIPT_NAME = "receipt.json"
+UNDOING_NAME = "undoing.json"
 UNDONE_NAME = "undone.json"
 
 #: Where Bluelift looks for and leaves things on the boot medium and on sticks.
@@ -39,6 +40,10 @@ MEDIUM_IDENTITY = "image.json"
 MEDIUM_RECEIPTS = "receipts"
 #: The folders in MEDIUM_FOLDER of a medium that can be written.
 MEDIUM_FOLDERS = ("config", "drivers", MEDIUM_RECEIPTS, "vault")
+
+
+#: Windows's DLLs that the payload loads through ctypes, which shows in no import table.
+WINDOWS_LIBRARIES = ("advapi32.dll", "cfgmgr32.dll", "kernel32.dll", "ntdll.dll")
 
 
 class Verdict(enum.StrEnum):
@@ -267,7 +272,10 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One intended move: from `source` to `destination`, both Windows-style below the volume's root."""
+    """One intended move: from `source` to `destination`, both Windows-style below the volume's root.
+
+    `file_number` is the number of the file's record on the volume, 0 where it is not known.
+    """
 
     rule: str
     action: Action
@@ -276,6 +284,7 @@ class JournalEntry:
     size: int
     modified_ns: int
     sha256: str
+    file_number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

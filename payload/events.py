@@ -4,6 +4,10 @@ Every line has `event` (see contract.EventName), `run_id` and `seconds` (since t
 fields of the event's dataclass below. `{"event": "receipt", ..., "receipt": {...}}` carries the whole receipt.
 A run emits `started`, `disks`, then for each volume `volume` (after `plan` and `acted` where something is to be done),
 `receipt`, and `ending` (again when a technician chooses something else).
+
+A serial port sends 11,520 bytes a second, and environments give a port up that does not take a line in 5 s. So no line
+is longer than LONGEST_LINE: one that would be has its lists cut to their first items, its texts to their first
+characters, and `"cut": true`. The whole receipt is on the volume.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from payload.contract import (
     EVENT_PREFIX,
@@ -28,6 +32,13 @@ from payload.contract import (
     VolumeRecord,
 )
 from payload.formats.records import to_json
+
+#: In bytes.
+LONGEST_LINE = 40_000
+#: Items of a list and characters of a text that are left, from one attempt to the next.
+_CUTS = ((500, 2000), (100, 500), (20, 200), (3, 100), (0, 60))
+#: No record has as many fields: an object with more is a table.
+_MOST_KEYS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +114,27 @@ Event = Started | Disks | VolumeSeen | Planned | Acted | Received | EndingNow
 def event_line(event: Event, *, run_id: str, seconds: float) -> str:
     """The line for an event, without a line break. Whatever a volume's label holds, it stays one line of ASCII."""
     data = {"event": event.name.value, "run_id": run_id, "seconds": round(seconds, 3), **to_json(event)}
+    line = _line(data)
+    for items, characters in _CUTS:
+        if len(line) <= LONGEST_LINE:
+            break
+        line = _line({**_cut(data, items, characters), "cut": True})
+    return line
+
+
+def _line(data: dict[str, Any]) -> str:
     return EVENT_PREFIX + json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+
+
+def _cut(data: Any, items: int, characters: int) -> Any:
+    """JSON data with shorter lists and texts; records keep all of their fields."""
+    if isinstance(data, str):
+        return data if len(data) <= characters else data[:characters] + "..."
+    if isinstance(data, list):
+        return [_cut(item, items, characters) for item in data[:items]]
+    if isinstance(data, dict):
+        return {key: _cut(value, items, characters) for key, value in list(data.items())[:_MOST_KEYS]}
+    return data
 
 
 class EventLog:

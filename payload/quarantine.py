@@ -4,8 +4,8 @@
 by file and verifies each. The session writes the receipt last (`store.write_receipt`). Whatever instant the power goes
 at, `interrupted` finds the run by its missing receipt and `complete` brings it to its end.
 
-On NTFS a moved file keeps its name, times, attributes, security descriptor and content. ntfs-3g's rename drops the 8.3
-short name, which nothing looks for a channel file by; it is not made up again.
+On NTFS a moved file keeps its name, times, attributes, security descriptor and content. Through ntfs-3g it loses its
+8.3 short name, which nothing looks for a channel file by; it is not made up again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payload.contract import QUARANTINE_FOLDER, FileOutcome, FileRecord, Journal, JournalEntry
-from payload.environment import EntryKind, VolumeFiles, VolumePath, windows_path
-from payload.half_moves import drop_other_names, entry_or_none, is_half_moved, make_parents, with_fresh_destinations
+from payload.environment import VolumeFiles, VolumePath, windows_path
+from payload.moving import (
+    difference,
+    drop_other_places,
+    entry_or_none,
+    free_place,
+    is_one_file,
+    kept_at,
+    move,
+    what_is_kept,
+)
 from payload.rule_schema import Action, FileClass, Policy, Rule
-from payload.rules import Decision, file_record, inspect, read_content, utc_text
+from payload.rules import Decision, file_record, inspect, utc_text
 from payload.store import Run, choose_store, destination_of, journal_bytes, read_runs, volume_path, write_journal
 from payload.windows_install import WindowsInstallation
 
@@ -65,7 +74,7 @@ def plan(files: VolumeFiles, run_id: str, written: str, decisions: Sequence[Deci
 
     Changes nothing. Raises StoreRefused where there is no safe place for the quarantine, and OSError.
     """
-    store = choose_store(files)
+    store = choose_store(files, run_id)
     folder = (*store.path, QUARANTINE_FOLDER, run_id)
     acting = tuple(decision for decision in decisions if decision.changes)
     entries = tuple(_journal_entry(folder, decision) for decision in acting)
@@ -94,11 +103,11 @@ def apply(files: VolumeFiles, plan: QuarantinePlan) -> RunResult:
     run = Run(folder=plan.folder, journal=plan.journal, receipt=False, undone=False)
     records = []
     for decision, entry in zip(plan.decisions, plan.journal.entries, strict=True):
-        outcome, detail = _act(files, entry)
+        done = _act(files, run, entry)
+        outcome, detail = done.outcome, done.detail or decision.reason
         if outcome is FileOutcome.LEFT:
             outcome, detail = FileOutcome.FAILED, f"it changed while it was being looked at ({detail})"
-        detail = detail or decision.reason
-        records.append(file_record(decision, outcome, quarantined_as=_kept_as(entry, outcome), detail=detail))
+        records.append(file_record(decision, outcome, quarantined_as=done.kept_as, detail=detail))
     return RunResult(run=run, records=tuple(records), notes=plan.notes)
 
 
@@ -126,33 +135,12 @@ def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:
     A file that is no longer what the journal says is left to a new run (outcome LEFT). Never raises OSError.
     """
     records, notes = [], []
-    try:
-        run = with_fresh_destinations(files, run, _half_moved(files, run))
-    except OSError as error:
-        return _not_completed(files, run, rules, f"the journal could not be written again ({reason(error)})")
     for entry in run.journal.entries:
-        outcome, detail = _act(files, entry)
-        if outcome is FileOutcome.QUARANTINED:
-            drop_other_names(files, run, entry)
-        records.append(_record_from_journal(files, entry, rules, outcome, detail))
-        if outcome in (FileOutcome.FAILED, FileOutcome.LEFT):
-            notes.append(f"interrupted run {run.run_id}: {entry.source}: {detail}")
+        done = _act(files, run, entry)
+        records.append(_record_from_journal(files, entry, rules, done))
+        if done.outcome in (FileOutcome.FAILED, FileOutcome.LEFT):
+            notes.append(f"interrupted run {run.run_id}: {entry.source}: {done.detail}")
     return RunResult(run=run, records=tuple(records), notes=tuple(notes))
-
-
-def _half_moved(files: VolumeFiles, run: Run) -> set[VolumePath]:
-    """The sources of the moves that were cut in two."""
-    return {
-        volume_path(entry.source)
-        for entry in run.journal.entries
-        if entry.action is Action.QUARANTINE
-        and is_half_moved(files, volume_path(entry.source), volume_path(entry.destination))
-    }
-
-
-def _not_completed(files: VolumeFiles, run: Run, rules: Sequence[Rule], why: str) -> RunResult:
-    records = [_record_from_journal(files, e, rules, FileOutcome.FAILED, why) for e in run.journal.entries]
-    return RunResult(run=run, records=tuple(records), notes=(f"interrupted run {run.run_id}: {why}",))
 
 
 def complete_interrupted(
@@ -161,41 +149,6 @@ def complete_interrupted(
     """Complete every interrupted run of the volume; the results and what was not believed. Raises OSError."""
     found = interrupted(files, rules, installations)
     return [complete(files, run, rules) for run in found.runs], found.notes
-
-
-def move(files: VolumeFiles, source: VolumePath, destination: VolumePath, entry: JournalEntry) -> str:
-    """Rename `source`, just found to be what the journal says, and verify; the problem, or "" when all is well.
-
-    Where the rename itself fails half-way, the second name is taken back, so that the source is untouched (no power
-    went, so both names are true, or ntfs-3g refuses to take away the one that is not). The folder
-    of `destination` exists. Raises OSError.
-    """
-    try:
-        files.rename(source, destination)
-    except OSError:
-        _take_back(files, source, destination)
-        raise
-    if files.entry(source) is not None:
-        return f"{windows_path(source)} is still there after the move"
-    if problem := difference(files, destination, entry):
-        return f"after the move {windows_path(destination)} is not what it was ({problem})"
-    return ""
-
-
-def difference(files: VolumeFiles, path: VolumePath, entry: JournalEntry) -> str:
-    """How the file at `path` differs from what the journal says of it; empty when it does not. Raises OSError."""
-    found = files.entry(path)
-    if found is None:
-        return "it is gone"
-    if found.kind is not EntryKind.FILE:
-        return f"it is a {found.kind.value}"
-    if found.size != entry.size:
-        return f"{found.size} bytes instead of {entry.size}"
-    if found.modified_ns != entry.modified_ns:
-        return f"modified {utc_text(found.modified_ns)} instead of {utc_text(entry.modified_ns)}"
-    if read_content(files, path).sha256 != entry.sha256:
-        return "another sha256"
-    return ""
 
 
 def reason(error: OSError) -> str:
@@ -224,78 +177,93 @@ def _journal_entry(folder: VolumePath, decision: Decision) -> JournalEntry:
         size=match.entry.size,
         modified_ns=match.entry.modified_ns,
         sha256=match.sha256,
+        file_number=match.entry.identity[1],
     )
 
 
-def _kept_as(entry: JournalEntry, outcome: FileOutcome) -> str:
-    return entry.destination if outcome is FileOutcome.QUARANTINED else ""
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What became of one journal entry; `at` is where its file lies in quarantine."""
 
+    outcome: FileOutcome
+    detail: str = ""
+    at: VolumePath | None = None
 
-def _act(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
-    """Do, finish, or find done what one journal entry says. Never raises OSError."""
-    try:
-        if entry.action is Action.DELETE:
-            return _delete(files, entry)
-        return _quarantine(files, entry)
-    except OSError as error:
-        return FileOutcome.FAILED, f"could not be {_DONE[entry.action]}: {reason(error)}"
+    @property
+    def kept_as(self) -> str:
+        return windows_path(self.at) if self.at else ""
 
 
 _DONE = {Action.QUARANTINE: "moved", Action.DELETE: "deleted", Action.REPORT: "reported"}
 
 
-def _delete(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
+def _act(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
+    """Do, finish, or find done what one journal entry says. Never raises OSError."""
+    try:
+        if entry.action is Action.DELETE:
+            return _delete(files, entry)
+        return _quarantine(files, run, entry)
+    except OSError as error:
+        return _Done(outcome=FileOutcome.FAILED, detail=f"could not be {_DONE[entry.action]}: {reason(error)}")
+
+
+def _delete(files: VolumeFiles, entry: JournalEntry) -> _Done:
     source = volume_path(entry.source)
     if files.entry(source) is None:
-        return FileOutcome.DELETED, "was already deleted"
+        files.settle_removal(source, entry.file_number)
+        return _Done(outcome=FileOutcome.DELETED, detail="was already deleted")
     if problem := difference(files, source, entry):
-        return FileOutcome.LEFT, f"left to a new run: {problem}"
+        return _Done(outcome=FileOutcome.LEFT, detail=f"left to a new run: {problem}")
     files.remove(source)
     if files.entry(source) is not None:
-        return FileOutcome.FAILED, "is still there after it was deleted"
-    return FileOutcome.DELETED, ""
+        return _Done(outcome=FileOutcome.FAILED, detail="is still there after it was deleted")
+    return _Done(outcome=FileOutcome.DELETED)
 
 
-def _quarantine(files: VolumeFiles, entry: JournalEntry) -> tuple[FileOutcome, str]:
-    source, destination = volume_path(entry.source), volume_path(entry.destination)
-    there, kept = files.entry(source), entry_or_none(files, destination)
-    if kept is None and there is None:
-        return FileOutcome.FAILED, "is neither in its place nor in quarantine"
-    if kept is None:
-        if problem := difference(files, source, entry):
-            return FileOutcome.LEFT, f"left to a new run: {problem}"
-        make_parents(files, destination, below=destination[: -len(source) - 1])
-        problem = move(files, source, destination, entry)
-        return (FileOutcome.FAILED, problem) if problem else (FileOutcome.QUARANTINED, "")
-    if problem := difference(files, destination, entry):
-        return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
-    if there is None:
-        return FileOutcome.QUARANTINED, "was already moved"
-    return FileOutcome.LEFT, "left to a new run: it is there again, with the earlier one in quarantine"
-
-
-def _take_back(files: VolumeFiles, source: VolumePath, destination: VolumePath) -> None:
-    """Remove the second name that a rename left behind when it failed half-way."""
-    if is_half_moved(files, source, destination):
-        files.remove(destination)
-
-
-def _record_from_journal(
-    files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule], outcome: FileOutcome, detail: str
-) -> FileRecord:
+def _quarantine(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
     source = volume_path(entry.source)
-    at = volume_path(entry.destination) if outcome is FileOutcome.QUARANTINED else source
+    kept = kept_at(files, run.folder, entry)
+    if files.entry(source) is None:
+        return _find_moved(files, run, entry, kept)
+    if problem := difference(files, source, entry):
+        why = "it is there again, with the earlier one in quarantine" if kept else problem
+        return _Done(outcome=FileOutcome.LEFT, detail=f"left to a new run: {why}")
+    if kept is None or is_one_file(files, source, kept):
+        kept = free_place(files, run.folder, entry)
+        problem = move(files, source, kept, entry)
+    else:
+        files.remove(source)
+        problem = "is still there after it was moved" if files.entry(source) is not None else ""
+    if problem:
+        return _Done(outcome=FileOutcome.FAILED, detail=problem)
+    drop_other_places(files, run.folder, entry, kept)
+    return _Done(outcome=FileOutcome.QUARANTINED, at=kept)
+
+
+def _find_moved(files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumePath | None) -> _Done:
+    """The file is not in its place: whether it is in quarantine."""
+    if kept is not None:
+        files.settle_removal(volume_path(entry.source), entry.file_number)
+        drop_other_places(files, run.folder, entry, kept)
+        return _Done(outcome=FileOutcome.QUARANTINED, detail="was already moved", at=kept)
+    if problem := what_is_kept(files, run.folder, entry):
+        return _Done(outcome=FileOutcome.FAILED, detail=f"its copy in quarantine is not what it was: {problem}")
+    return _Done(outcome=FileOutcome.FAILED, detail="is neither in its place nor in quarantine")
+
+
+def _record_from_journal(files: VolumeFiles, entry: JournalEntry, rules: Sequence[Rule], done: _Done) -> FileRecord:
+    source = volume_path(entry.source)
     return FileRecord(
         path=entry.source,
         rule=entry.rule,
-        file_class=_class_at(files, entry, rules, at, source[-1]),
+        file_class=_class_at(files, entry, rules, done.at or source, source[-1]),
         action=entry.action,
-        outcome=outcome,
+        outcome=done.outcome,
         size=entry.size,
         modified=utc_text(entry.modified_ns),
         sha256=entry.sha256,
-        quarantined_as=_kept_as(entry, outcome),
-        detail=detail,
+        quarantined_as=done.kept_as,
+        detail=done.detail,
     )
 
 

@@ -12,7 +12,7 @@ from payload.quarantine import RunResult
 from payload.rule_schema import Action
 from payload.rules import Examination, examine, file_record
 from payload.store import Run, StoreRefused
-from payload.verdict import done_text
+from payload.verdict import done_all_the_same, done_text
 from payload.windows_install import WindowsInstallation, WindowsSurvey, find_installations
 
 
@@ -126,7 +126,7 @@ def conclude(
     return Conclusion(
         verdict=verdict,
         detail=_detail(verdict, installations, left_alone, problems)
-        + _done_all_the_same(verdict, list(acted.values())),
+        + (done_all_the_same(list(acted.values())) if verdict in (Verdict.FAILED, Verdict.LEFT_ALONE) else ""),
         notes=tuple(dict.fromkeys((*left_alone, *problems, *notes))),
         installations=installations,
     )
@@ -191,14 +191,6 @@ def _remarks(knowledge: Knowledge, results: Sequence[RunResult]) -> tuple[list[s
         *(text for result in results for text in result.notes),
     ]
     return list(dict.fromkeys(left_alone)), problems, notes
-
-
-def _done_all_the_same(verdict: Verdict, acted: Sequence[FileRecord]) -> str:
-    """What was changed on a volume whose verdict sounds as if nothing had been."""
-    changed = [record for record in acted if record.outcome in (FileOutcome.QUARANTINED, FileOutcome.DELETED)]
-    if verdict not in (Verdict.FAILED, Verdict.LEFT_ALONE) or not changed:
-        return ""
-    return f"; done all the same: {done_text(changed)}"
 
 
 def _detail(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from payload.contract import FileOutcome, FileRecord, Rule, Verdict
 from payload.environment import Environment, Volume, VolumeNotOpened, VolumeState
@@ -14,7 +14,7 @@ from payload.windows_install import find_installations
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredVolume:
-    """What `--undo` did on one volume. `problem` is why the volume could not be looked at.
+    """What `--undo` did on one volume. `problem` is why it could not be opened or, after `files`, not closed well.
 
     `waiting`: what a dry run would restore. `refused`: runs that were not believed or whose journal cannot be read.
     """
@@ -65,25 +65,28 @@ def restore(
 def _restore_volume(
     environment: Environment, volume: Volume, rules: Sequence[Rule], *, written: str, dry_run: bool
 ) -> RestoredVolume:
+    restored = RestoredVolume(volume=volume.id)
     try:
         with environment.open_volume(volume, for_changes=False) as opened:
             planned = plan_undo(opened.files, rules, find_installations(opened.files).installations)
         if dry_run or not planned.runs:
             waiting = tuple(entry.source for run in planned.runs for entry in run.journal.entries)
-            return RestoredVolume(volume=volume.id, waiting=waiting, refused=(*planned.refused, *planned.notes))
+            return replace(restored, waiting=waiting, refused=(*planned.refused, *planned.notes))
         with environment.open_volume(volume, for_changes=True) as opened:
             installations = find_installations(opened.files).installations
             results, refused = undo(opened.files, rules, installations, written)
-        files = tuple(record for result in results for record in result.records)
-        return RestoredVolume(volume=volume.id, files=files, refused=refused)
+            files = tuple(record for result in results for record in result.records)
+            restored = replace(restored, files=files, refused=refused)
+        return replace(restored, notes=tuple(opened.notes))
     except VolumeNotOpened as refusal:
-        return RestoredVolume(volume=volume.id, problem=refusal.detail or state_detail(refusal.state))
+        return replace(restored, problem=refusal.detail or state_detail(refusal.state))
     except Exception as error:  # as in a repair: one volume never stops the others
-        return RestoredVolume(volume=volume.id, problem=error_sentence(error), notes=(error_note(error),))
+        return replace(restored, problem=error_sentence(error), notes=(error_note(error),))
 
 
 def _lines(restored: RestoredVolume) -> list[str]:
-    lines = [f"{restored.volume}: could not be undone: {restored.problem}"] if restored.problem else []
+    failed = "could not be closed well" if restored.files else "could not be undone"
+    lines = [f"{restored.volume}: {failed}: {restored.problem}"] if restored.problem else []
     for file in restored.files:
         detail = f" ({file.detail})" if file.detail else ""
         lines.append(f"{restored.volume}: {file.outcome.value:<9} {file.path}{detail}")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from payload.contract import STORE_NAME, STORE_PARENT, FileOutcome, FileRecord
 from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumeFiles, VolumePath, windows_path
@@ -366,9 +367,7 @@ class _Search:
 
     def descend(self, folder: VolumePath, pattern: tuple[str, ...]) -> None:
         """Look in `folder` for what the pattern's parts name, the first of them here."""
-        for entry in self._listing(folder):
-            if not _names(pattern[0], entry.name):
-                continue
+        for entry in self._named(folder, pattern[0], folders=len(pattern) > 1):
             path = (*folder, entry.name)
             if not _usable_name(entry.name):
                 self.left_alone.append(f"{windows_path(path)} has a name that Windows cannot use: left alone")
@@ -409,9 +408,12 @@ class _Search:
         # ntfs-3g shows an empty file with the SYSTEM attribute as a FIFO (as Interix marked them).
         self.left_alone.append(f"{windows_path(path)} is no ordinary file: not read and not touched")
 
-    def _listing(self, folder: VolumePath) -> list[Entry]:
+    def _named(self, folder: VolumePath, pattern: str, *, folders: bool) -> list[Entry]:
+        """What one part of a pattern names, sorted by name. With `folders`, whatever is no ordinary file."""
         try:
-            return self._files.listing(folder)
+            named = self._files.scan(folder, partial(_names, pattern))
+            found = [entry for entry in named if not (folders and entry.kind is EntryKind.FILE)]
+            return sorted(found, key=lambda entry: entry.name)
         except FileNotFoundError:
             return []
         except ReparsePointInPath:

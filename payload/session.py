@@ -32,6 +32,7 @@ from payload.screen import size_text
 from payload.store import write_receipt
 from payload.verdict import (
     STATE_VERDICTS,
+    done_all_the_same,
     error_note,
     error_sentence,
     state_advice,
@@ -41,6 +42,10 @@ from payload.verdict import (
 
 _LOOKED_INTO = (VolumeState.READY, VolumeState.UNCLEAN, VolumeState.HIBERNATED)
 _KEEP = "Keep the receipt and call support. Running Bluelift again is always safe."
+_BEFORE_CLOSING = (
+    "This receipt was written before the volume was closed. Whether that went well is told by the one on the serial "
+    "port and, where it could be written, on the boot medium."
+)
 _NOT_FOR_A_NAME = re.compile(r"[^A-Za-z0-9-]+")
 
 
@@ -190,10 +195,14 @@ class Session:
     # --- receipts -------------------------------------------------------------------------------------------------
 
     def _leave_on_volume(self, opened: OpenVolume, record: VolumeRecord, done: Repair) -> VolumeRecord:
-        """The receipt into every run that was made or completed: only then is that run finished."""
+        """The receipt into every run that was made or completed: only then is that run finished.
+
+        It cannot know how closing goes, and says so; a volume that did not close well is not opened for a better one.
+        """
         for run in done.runs:
+            so_far = replace(record, notes=(*record.notes, _BEFORE_CLOSING))
             try:
-                write_receipt(opened.files, run, receipt_bytes(self._receipt([record], ())))
+                write_receipt(opened.files, run, receipt_bytes(self._receipt([so_far], ())))
             except OSError as error:
                 note = f"no receipt could be left on the volume: {error_sentence(error)} ({error_note(error)})"
                 record = replace(record, notes=(*record.notes, note))
@@ -279,10 +288,11 @@ def _failed(record: VolumeRecord, error: Exception) -> VolumeRecord:
         detail, advice = error.detail.rstrip("."), error.advice
     else:
         detail, advice = error_sentence(error), ""
+    files = [file for installation in record.installations for file in installation.files]
     return replace(
         record,
         verdict=Verdict.FAILED,
-        detail=detail,
+        detail=detail + done_all_the_same(files),
         advice=advice or _KEEP,
         notes=(*record.notes, error_note(error)),
     )

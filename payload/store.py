@@ -1,9 +1,10 @@
 """Bluelift's own folder on a repaired volume: \\ProgramData\\Bluelift, its runs and their journals.
 
     <store>\\quarantine\\<run id>\\journal.json    what the run was about to do, synced before the first file moves
-                                \\files\\...        the moved files, below their original paths (files.2 ... after a
-                                                  move that the power cut in two, see payload.half_moves)
+                                \\files\\...        the moved files, below their original paths (files.2 ... where
+                                                  a power cut spoiled the first place, see payload.moving)
                                 \\receipt.json    written last: a run that has one is finished
+                                \\undoing.json    which files an undo is about to put back
                                 \\undone.json     the run's files are back in place
 
 Users may write below ProgramData, so only folders that nobody but SYSTEM and Administrators can have made are used or
@@ -16,7 +17,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,21 +27,27 @@ from payload.contract import (
     RECEIPT_NAME,
     STORE_NAME,
     STORE_PARENT,
+    UNDOING_NAME,
     UNDONE_NAME,
     Journal,
     JournalEntry,
 )
-from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, windows_path
+from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, called, windows_path
 from payload.formats.records import from_json, to_json
 from payload.rule_schema import Action, Rule
 from payload.rules import any_could_have_matched
 from payload.windows_install import WindowsInstallation
 
 FILES_FOLDER = "files"
+#: The name that VolumeFiles.write_file writes a journal under first.
+_JOURNAL_BEGUN = f".{JOURNAL_NAME}.new"
+_NAMES = (JOURNAL_NAME, _JOURNAL_BEGUN, RECEIPT_NAME, UNDONE_NAME)
 _ALTERNATIVES = 9
-#: How many places a run has for one file: each move that was cut in two takes the next.
+#: How many places a run has for one file: each that a power cut spoiled is followed by the next.
 MOST_ATTEMPTS = 9
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+#: A store that is named after the run that made it.
+_LAST_RESORT = re.compile(rf"{STORE_NAME}-{_RUN_ID.pattern}")
 _MAX_JOURNAL = 16 << 20
 
 
@@ -100,27 +107,35 @@ def destination_of(run_folder: VolumePath, source: VolumePath, attempt: int = 1)
     return (*run_folder, area, *source)
 
 
+def _is_area(name: str) -> bool:
+    return name.partition(".")[0] == FILES_FOLDER
+
+
 def all_destinations(run_folder: VolumePath, source: VolumePath) -> tuple[VolumePath, ...]:
     """Every place where a run may keep the file that was at `source`, in the order of the attempts."""
     return tuple(destination_of(run_folder, source, attempt) for attempt in range(1, MOST_ATTEMPTS + 1))
 
 
-def choose_store(files: VolumeFiles) -> StoreChoice:
+def choose_store(files: VolumeFiles, run_id: str) -> StoreChoice:
     """The store to use: the first of Bluelift, Bluelift.1 ... Bluelift.9 that is absent or protected as ours.
+
+    Where users planted all of these, Bluelift-<run id>, which nobody can have guessed.
 
     Changes nothing. A missing ProgramData is to be made like everything else, for SYSTEM and Administrators only:
     Windows gives it its own ACL again when an administrator asks for that. Raises StoreRefused, OSError.
     """
-    parent = _only(files.listing(()), STORE_PARENT)
+    parent = _only(files.listing((), called(STORE_PARENT)), STORE_PARENT)
     if parent is None:
         store = (STORE_PARENT, STORE_NAME)
         return StoreChoice(path=store, missing=((STORE_PARENT,), store, (*store, QUARANTINE_FOLDER)))
     if parent.kind is not EntryKind.DIRECTORY:
         what = "a reparse point" if parent.kind is EntryKind.LINK else "not a folder"
         raise StoreRefused(f"{windows_path((parent.name,))} is {what}, so nothing can be kept there safely.")
-    entries = files.listing((parent.name,))
+    names = [*_usual_stores(), f"{STORE_NAME}-{run_id}"]
+    folded = {name.casefold() for name in names}
+    entries = files.listing((parent.name,), lambda name: name.casefold() in folded)
     notes: list[str] = []
-    for name in _store_names():
+    for name in names:
         same = [entry for entry in entries if entry.name.casefold() == name.casefold()]
         if not same:
             store = (parent.name, name)
@@ -145,7 +160,8 @@ def read_runs(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence
     notes: list[str] = []
     for store in _existing_stores(files):
         if problem := _store_problem(files, store):
-            refused.append(f"{windows_path(store)} was not believed: {problem}")
+            if not _LAST_RESORT.fullmatch(store[-1]):  # anybody may make any number of those
+                refused.append(f"{windows_path(store)} was not believed: {problem}")
             continue
         quarantine = (*store, QUARANTINE_FOLDER)
         if files.entry(quarantine) is None:
@@ -189,6 +205,40 @@ def write_undone(files: VolumeFiles, run: Run, data: object) -> None:
     files.write_file((*run.folder, UNDONE_NAME), _json(data))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PutBack:
+    """What an undo is about to put back: `source` from `kept`, whose record on the volume is `file_number`."""
+
+    source: str
+    kept: str
+    file_number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Undoing:
+    """What is written as undoing.json."""
+
+    files: tuple[PutBack, ...]
+
+
+def write_undoing(files: VolumeFiles, run: Run, begun: Iterable[PutBack]) -> None:
+    """Say what an undo is about to put back, before it does. Raises OSError."""
+    files.write_file((*run.folder, UNDOING_NAME), _json(_Undoing(files=tuple(begun))))
+
+
+def read_undoing(files: VolumeFiles, run: Run) -> dict[str, PutBack]:
+    """What an earlier undo was about to put back, by its source; nothing where that cannot be read."""
+    try:
+        data = json.loads(_read_bounded(files, (*run.folder, UNDOING_NAME)))
+        return {
+            begun.source: begun
+            for begun in from_json(_Undoing, data).files
+            if volume_path(begun.kept) in all_destinations(run.folder, volume_path(begun.source))
+        }
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
 class _NotBelieved(Exception):
     """A run's folder or journal that Bluelift cannot have written."""
 
@@ -199,11 +249,13 @@ def _read_run(
     """The run in `folder`; None where it never came as far as a journal."""
     if not _RUN_ID.fullmatch(folder[-1]):
         raise _NotBelieved("its name is not a run's")
-    if not files.is_protected(folder):
-        raise _NotBelieved("others than SYSTEM and Administrators may write to it")
-    names = {entry.name for entry in files.listing(folder)}
+    names = {entry.name for entry in files.listing(folder, lambda name: name in _NAMES or _is_area(name))}
     if JOURNAL_NAME not in names:
         return None
+    if not files.is_protected(folder):
+        raise _NotBelieved("others than SYSTEM and Administrators may write to it")
+    if _JOURNAL_BEGUN in names and not any(map(_is_area, names)):
+        return None  # the power went while the journal got its name, which it may lose again: nothing was moved yet
     journal = from_json(Journal, json.loads(_read_bounded(files, (*folder, JOURNAL_NAME))))
     if journal.run_id != folder[-1]:
         raise _NotBelieved(f"its journal is that of run {journal.run_id!r}")
@@ -237,21 +289,25 @@ def _read_bounded(files: VolumeFiles, path: VolumePath) -> bytes:
 
 
 def _existing_stores(files: VolumeFiles) -> list[VolumePath]:
-    parent = _only(files.listing(()), STORE_PARENT)
+    parent = _only(files.listing((), called(STORE_PARENT)), STORE_PARENT)
     if parent is None or parent.kind is not EntryKind.DIRECTORY:
         return []
-    wanted = {name.casefold() for name in _store_names()}
-    return [(parent.name, entry.name) for entry in files.listing((parent.name,)) if entry.name.casefold() in wanted]
+    usual = {name.casefold() for name in _usual_stores()}
+    entries = files.listing((parent.name,), lambda name: name.casefold() in usual or bool(_LAST_RESORT.fullmatch(name)))
+    return [(parent.name, entry.name) for entry in entries]
 
 
-def _store_names() -> list[str]:
+def _usual_stores() -> list[str]:
     return [STORE_NAME, *(f"{STORE_NAME}.{number}" for number in range(1, _ALTERNATIVES + 1))]
 
 
 def _store_problem(files: VolumeFiles, store: VolumePath) -> str:
     """Why a folder is not used as a store; empty when it is ours."""
     for path in (store, (*store, QUARANTINE_FOLDER)):
-        entry = files.entry(path)
+        try:
+            entry = files.entry(path)
+        except OSError as error:
+            return f"{windows_path(path)} cannot be looked at ({error.strerror or error})"
         if entry is None:
             continue
         if entry.kind is not EntryKind.DIRECTORY:

@@ -1,4 +1,4 @@
-"""Put quarantined files back: byte for byte, by rename, only to where a rule could have found them.
+"""Put quarantined files back: byte for byte, only to where a rule could have found them.
 
 Only runs in stores that nobody but SYSTEM and Administrators can have made are believed (`payload.store`), every
 sha256 is checked, and nothing is overwritten. Interrupted or repeated, it finds what is already in place.
@@ -7,17 +7,21 @@ sha256 is checked, and nothing is overwritten. Interrupted or repeated, it finds
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payload.contract import FileOutcome, FileRecord, JournalEntry
-from payload.environment import VolumeFiles, VolumePath, windows_path
-from payload.half_moves import entry_or_none, is_half_moved, make_parents, with_fresh_destinations
-from payload.quarantine import RunResult, difference, move, reason
+from payload.environment import VolumeFiles, VolumePath, called, windows_path
+from payload.moving import difference, drop_other_places, free_place, is_one_file, kept_at, move, what_is_kept
+from payload.quarantine import RunResult, reason
 from payload.rule_schema import Action, FileClass, Rule
 from payload.rules import could_have_matched, inspect, utc_text
-from payload.store import Run, all_destinations, read_runs, volume_path, write_undone
+from payload.store import PutBack, Run, read_runs, read_undoing, volume_path, write_undoing, write_undone
 from payload.windows_install import WindowsInstallation
+
+_BLOCK = 1 << 20
+_CHECK_FIRST = "an earlier undo was cut off in the middle of it: let Windows check the volume (chkdsk), then undo again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +52,10 @@ def plan_undo(files: VolumeFiles, rules: Sequence[Rule], installations: Sequence
 
 def undo_run(files: VolumeFiles, run: Run, rules: Sequence[Rule], written: str) -> RunResult:
     """Restore one run's files and write its undone.json when all are in place. Never raises OSError."""
-    try:
-        run = _settle_half_restored(files, run)
-    except OSError as error:
-        why = f"an earlier undo was cut off, and could not be finished: {reason(error)}"
-        failed = [_record(files, entry, rules, FileOutcome.FAILED, why) for entry in run.journal.entries]
-        return RunResult(run=run, records=tuple(failed), notes=(f"run {run.run_id}: {why}",))
-    records = [_record(files, entry, rules, *_restore(files, run, entry, rules)) for entry in run.journal.entries]
+    begun = _begin(files, run)
+    records = [
+        _record(files, e, rules, *_restore(files, run, e, rules, begun.get(e.source))) for e in run.journal.entries
+    ]
     notes = [
         f"run {run.run_id}: {record.path}: {record.detail}"
         for record in records
@@ -76,36 +77,96 @@ def undo(
     return [undo_run(files, run, rules, written) for run in planned.runs], (*planned.refused, *planned.notes)
 
 
-def _restore(files: VolumeFiles, run: Run, entry: JournalEntry, rules: Sequence[Rule]) -> tuple[FileOutcome, str]:
+def _begin(files: VolumeFiles, run: Run) -> dict[str, PutBack]:
+    """Write down what is put back now, and say what an earlier undo had begun to put back.
+
+    Only what stands in the place of such a file may be a part of a copy that a power cut left.
+    """
+    begun = read_undoing(files, run)
+    now = {}
+    with contextlib.suppress(OSError):
+        for entry in run.journal.entries:
+            kept = kept_at(files, run.folder, entry) if entry.action is Action.QUARANTINE else None
+            found = files.entry(kept) if kept and _occupant(files, volume_path(entry.source)) is None else None
+            if kept and found:
+                now[entry.source] = PutBack(source=entry.source, kept=windows_path(kept), file_number=found.identity[1])
+        if now.items() - begun.items():
+            write_undoing(files, run, (begun | now).values())
+    return begun
+
+
+def _restore(
+    files: VolumeFiles, run: Run, entry: JournalEntry, rules: Sequence[Rule], begun: PutBack | None
+) -> tuple[FileOutcome, str]:
     if entry.action is not Action.QUARANTINE:
         return FileOutcome.LEFT, "was deleted, not quarantined: it cannot be brought back"
     try:
-        return _restore_quarantined(files, run, entry, rules)
+        return _restore_quarantined(files, run, entry, rules, begun)
     except OSError as error:
         return FileOutcome.FAILED, f"could not be restored: {reason(error)}"
 
 
 def _restore_quarantined(
-    files: VolumeFiles, run: Run, entry: JournalEntry, rules: Sequence[Rule]
+    files: VolumeFiles, run: Run, entry: JournalEntry, rules: Sequence[Rule], begun: PutBack | None
 ) -> tuple[FileOutcome, str]:
     source = volume_path(entry.source)
-    kept_at = _kept_at(files, run, entry)
-    occupant = _occupant(files, source)
-    if kept_at is None:
+    kept, occupant = kept_at(files, run.folder, entry), _occupant(files, source)
+    if kept is None:
         if occupant is not None and not difference(files, occupant, entry):
-            return FileOutcome.RESTORED, "was already in its place"
+            return _find_restored(files, run, entry, begun)
+        if problem := what_is_kept(files, run.folder, entry):
+            return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
         return FileOutcome.FAILED, "is no longer in quarantine"
-    if problem := difference(files, kept_at, entry):
-        return FileOutcome.FAILED, f"its copy in quarantine is not what it was: {problem}"
-    if why := _foreign(files, kept_at, entry, rules):
+    if why := _foreign(files, kept, entry, rules):
         return FileOutcome.FAILED, f"its copy in quarantine {why}: no run moves such a file, so it is not put back"
-    if occupant is None:
-        problem = move(files, kept_at, source, entry)
-        return (FileOutcome.FAILED, problem) if problem else (FileOutcome.RESTORED, "")
-    if is_half_moved(files, kept_at, occupant):
-        again = "let Windows check the volume (chkdsk), then undo again"
-        return FileOutcome.FAILED, f"an earlier undo was cut off in the middle of it: {again}"
-    return FileOutcome.FAILED, f"{windows_path(occupant)} is there already and is not overwritten"
+    if occupant is not None:
+        if is_one_file(files, kept, occupant):
+            kept = _settle_half_restored(files, run, entry, kept)
+        elif not difference(files, occupant, entry):
+            return _find_restored(files, run, entry, begun)
+        elif occupant != source or begun is None or not _is_beginning(files, occupant, kept):
+            return FileOutcome.FAILED, f"{windows_path(occupant)} is there already and is not overwritten"
+        with contextlib.suppress(OSError):
+            files.remove(occupant)
+        if _occupant(files, source) is not None:
+            return FileOutcome.FAILED, _CHECK_FIRST
+    if problem := move(files, kept, source, entry):
+        return FileOutcome.FAILED, problem
+    drop_other_places(files, run.folder, entry, source)
+    return FileOutcome.RESTORED, ""
+
+
+def _find_restored(files: VolumeFiles, run: Run, entry: JournalEntry, begun: PutBack | None) -> tuple[FileOutcome, str]:
+    drop_other_places(files, run.folder, entry, volume_path(entry.source))
+    if begun is not None:
+        files.settle_removal(volume_path(begun.kept), begun.file_number)
+    return FileOutcome.RESTORED, "was already in its place"
+
+
+def _settle_half_restored(files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumePath) -> VolumePath:
+    """Give a file whose rename an earlier undo was cut off in a third, true name in quarantine; its new place there.
+
+    Raises OSError.
+    """
+    place = free_place(files, run.folder, entry)
+    if problem := move(files, kept, place, entry):
+        raise OSError(errno.EIO, problem)
+    return place
+
+
+def _is_beginning(files: VolumeFiles, occupant: VolumePath, kept: VolumePath) -> bool:
+    """Whether what stands in the file's place is the beginning of what is kept, as a copy that was cut off leaves it.
+
+    What was not written yet reads as zeros. Raises OSError.
+    """
+    with files.open_file(occupant) as begun, files.open_file(kept) as whole:
+        while found := begun.read(_BLOCK):
+            wanted, written = whole.read(_BLOCK), found.rstrip(b"\0")
+            if len(found) > len(wanted) or not wanted.startswith(written):
+                return False
+            if written != found and begun.read(_BLOCK).strip(b"\0"):
+                return False
+    return True
 
 
 def _foreign(files: VolumeFiles, kept_at: VolumePath, entry: JournalEntry, rules: Sequence[Rule]) -> str:
@@ -126,39 +187,9 @@ def _foreign(files: VolumeFiles, kept_at: VolumePath, entry: JournalEntry, rules
     return ""
 
 
-def _kept_at(files: VolumeFiles, run: Run, entry: JournalEntry) -> VolumePath | None:
-    """Where the run keeps the file: where its journal says, or where a move that was cut in two left it."""
-    places = (volume_path(entry.destination), *all_destinations(run.folder, volume_path(entry.source)))
-    return next((place for place in places if entry_or_none(files, place) is not None), None)
-
-
-def _settle_half_restored(files: VolumeFiles, run: Run) -> Run:
-    """Finish what cut an earlier undo in two: each such file gets a third, true name in quarantine, then only that.
-
-    A name in its old place that the file's record does not know stays, and `_restore` then finds it occupied. Raises
-    OSError.
-    """
-    half = {}
-    for entry in run.journal.entries:
-        source = volume_path(entry.source)
-        kept_at = _kept_at(files, run, entry) if entry.action is Action.QUARANTINE else None
-        if kept_at is not None and is_half_moved(files, kept_at, source):
-            half[source] = kept_at
-    run = with_fresh_destinations(files, run, set(half))
-    for entry in run.journal.entries:
-        source = volume_path(entry.source)
-        if source in half:
-            fresh = volume_path(entry.destination)
-            make_parents(files, fresh, below=run.folder)
-            files.rename(half[source], fresh)
-            with contextlib.suppress(OSError):
-                files.remove(source)
-    return run
-
-
 def _occupant(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
     """What has the name of `path` in its folder: Windows knows only one name without regard to case. Raises OSError."""
-    names = [entry.name for entry in files.listing(path[:-1]) if entry.name.casefold() == path[-1].casefold()]
+    names = [entry.name for entry in files.listing(path[:-1], called(path[-1]))]
     name = min(names, key=lambda name: name != path[-1], default=None)
     return (*path[:-1], name) if name is not None else None
 

@@ -98,13 +98,17 @@ def error_note(error: BaseException) -> str:
 
 def disk_verdicts(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> list[Verdict]:
     """Verdicts of disks that are not ok and of which no volume speaks for them."""
+    return [verdict for _, verdict in _judged_disks(disks, volumes)]
+
+
+def _judged_disks(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) -> list[tuple[DiskRecord, Verdict]]:
     spoken_for = {volume.disk for volume in volumes}
-    verdicts = []
-    for disk in disks:
-        if disk.state not in QUIET_DISKS and disk.id not in spoken_for:
-            known = disk.state in {state.value for state in STATE_VERDICTS}
-            verdicts.append(STATE_VERDICTS[VolumeState(disk.state)] if known else Verdict.LEFT_ALONE)
-    return verdicts
+    known = {state.value: verdict for state, verdict in STATE_VERDICTS.items()}
+    return [
+        (disk, known.get(disk.state, Verdict.LEFT_ALONE))
+        for disk in disks
+        if disk.state not in QUIET_DISKS and disk.id not in spoken_for
+    ]
 
 
 def summarise(
@@ -123,7 +127,9 @@ def summarise(
         return _trouble(verdict, culprits, disks, volumes)
     if verdict is Verdict.NO_WINDOWS_FOUND:
         return _no_windows(disks, volumes)
-    return _well(verdict, culprits, dry_run)
+    if verdict is Verdict.REPORTED:
+        return _reported(culprits, _changed(volumes), dry_run=dry_run)
+    return _well(verdict, culprits)
 
 
 def _trouble(
@@ -131,15 +137,16 @@ def _trouble(
 ) -> Summary:
     if culprits:
         first = culprits[0]
+        unopened = first.state == VolumeState.UNREADABLE
         what = {
-            Verdict.FAILED: "could not be repaired",
+            Verdict.FAILED: "could not be opened" if unopened else "could not be repaired",
             Verdict.LEFT_ALONE: "was left alone",
             Verdict.NEEDS_A_KEY: "needs a key",
         }[verdict]
         sentence = f"{_volume_name(first)} {what}: {first.detail}."
         advice = first.advice or (_AGAIN if verdict is Verdict.FAILED else "")
     else:
-        disk = next(disk for disk in disks if disk.state not in QUIET_DISKS)
+        disk = next(disk for disk, judged in _judged_disks(disks, volumes) if judged is verdict)
         sentence = f"Disk {disk.id} was not opened: {(disk.detail or disk.state).rstrip('.')}."
         advice = _STATE_ADVICE[VolumeState.RAID_MEMBER] if verdict is Verdict.LEFT_ALONE else _AGAIN
     if len(culprits) > 1:
@@ -147,6 +154,7 @@ def _trouble(
     repaired = sum(volume.verdict is Verdict.REPAIRED for volume in volumes)
     if repaired:
         sentence += f" {_count(repaired, 'other volume')} repaired."
+        advice = f"The Windows that was repaired can be started. {advice}".rstrip()
     return Summary(verdict=verdict, sentence=sentence, advice=advice or "See the table below.")
 
 
@@ -166,31 +174,47 @@ def _no_windows(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) ->
     )
 
 
-def _well(verdict: Verdict, culprits: Sequence[VolumeRecord], dry_run: bool) -> Summary:
-    files = [file for volume in culprits for installation in volume.installations for file in installation.files]
-    names = ", ".join(dict.fromkeys(filter(None, (i.computer_name for v in culprits for i in v.installations))))
-    who = names or "this host"
+def _reported(culprits: Sequence[VolumeRecord], changed: Sequence[FileRecord], *, dry_run: bool) -> Summary:
+    """`changed`: what other rules did all the same, or the same ones on other volumes."""
+    count = sum(file.outcome is FileOutcome.REPORTED for file in _files(culprits))
+    who = _names(culprits) or "this host"
+    found = f"{_count(count, 'file')} on {who} would be acted on" if count else f"An interrupted repair waits on {who}"
+    why = "this was a dry run" if dry_run else "the rules only report" + (" on them" if changed and count else "")
+    what = f"{done_text(changed)}; the rest was left" if changed else "Nothing was changed"
+    return Summary(
+        verdict=Verdict.REPORTED,
+        sentence=f"{found}. {what}, because {why}.",
+        advice="Run again without --dry-run to repair." if dry_run else "Use a profile (or --policy) that repairs.",
+    )
+
+
+def _well(verdict: Verdict, culprits: Sequence[VolumeRecord]) -> Summary:
+    files = _files(culprits)
+    names = _names(culprits)
     if verdict is Verdict.REPAIRED:
-        done = done_text(files) if any(f.outcome in _CHANGED for f in files) else "an interrupted repair was completed"
+        done = done_text(files) if _changed(culprits) else "an interrupted repair was completed"
         return Summary(
             verdict=verdict,
             sentence=f"{names or 'This host'} is repaired: {done}.",
             advice="Take the recovery medium out and let Windows start.",
         )
-    if verdict is Verdict.REPORTED:
-        count = sum(file.outcome is FileOutcome.REPORTED for file in files)
-        found = f"{_count(count, 'file')} would be acted on" if count else "An interrupted repair was found"
-        why = "this was a dry run" if dry_run else "the rules only report"
-        return Summary(
-            verdict=verdict,
-            sentence=f"{found} on {who}. Nothing was changed, because {why}.",
-            advice="Run again without --dry-run to repair." if dry_run else "Use a profile (or --policy) that repairs.",
-        )
     return Summary(
         verdict=verdict,
-        sentence=f"None of the files that are to be removed is on {who}. Nothing was changed.",
+        sentence=f"None of the files that are to be removed is on {names or 'this host'}. Nothing was changed.",
         advice="Take the recovery medium out and restart. If Windows still does not start, the cause is another one.",
     )
+
+
+def _files(volumes: Sequence[VolumeRecord]) -> list[FileRecord]:
+    return [file for volume in volumes for installation in volume.installations for file in installation.files]
+
+
+def _changed(volumes: Sequence[VolumeRecord]) -> list[FileRecord]:
+    return [file for file in _files(volumes) if file.outcome in _CHANGED]
+
+
+def _names(volumes: Sequence[VolumeRecord]) -> str:
+    return ", ".join(dict.fromkeys(filter(None, (i.computer_name for v in volumes for i in v.installations))))
 
 
 def done_text(files: Sequence[FileRecord]) -> str:
@@ -203,6 +227,12 @@ def done_text(files: Sequence[FileRecord]) -> str:
     counts = {outcome: sum(file.outcome is outcome for file in files) for outcome in words}
     parts = [f"{_count(count, 'file')} {words[outcome]}" for outcome, count in counts.items() if count]
     return ", ".join(parts) or "nothing to do"
+
+
+def done_all_the_same(files: Sequence[FileRecord]) -> str:
+    """What was changed on a volume whose verdict sounds as if nothing had been, to end its detail; or empty."""
+    changed = [file for file in files if file.outcome in _CHANGED]
+    return f"; done all the same: {done_text(changed)}" if changed else ""
 
 
 def _volume_name(volume: VolumeRecord) -> str:

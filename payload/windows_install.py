@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, windows_path
+from payload.environment import Entry, EntryKind, VolumeFiles, VolumePath, any_name, called, windows_path
 from payload.formats.regf import Hive, HiveError
 
 T = TypeVar("T")
@@ -15,6 +15,9 @@ _CONFIG = ("System32", "config")
 _WINDOWS_NAMES = ("windows", "winnt")
 #: A junction to \\Users on every Windows since Vista.
 _USUAL_JUNCTIONS = ("documents and settings",)
+#: Users may make folders and junctions in the root: what is told of them, and believed, has an end.
+_MOST_SENTENCES = 100
+_MOST_INSTALLATIONS = 100
 _VERSION_KEY = r"Microsoft\Windows NT\CurrentVersion"
 
 
@@ -49,15 +52,17 @@ def find_installations(files: VolumeFiles) -> WindowsSurvey:
     A folder named Windows comes first, so that no other, however slow to read, delays it.
     """
     survey = _Survey(files)
-    for entry in sorted(survey.listing(()), key=lambda entry: entry.name.casefold() != _WINDOWS_NAMES[0]):
-        if entry.kind is EntryKind.LINK:
-            survey.note_root_link(entry)
-        elif entry.kind is EntryKind.DIRECTORY:
-            survey.look_into((entry.name,))
-        elif entry.kind is EntryKind.OTHER:
-            survey.note_root_other(entry)
+    is_windows = called(_WINDOWS_NAMES[0])
+    for wanted in (is_windows, lambda name: not is_windows(name)):
+        for entry in survey.scan((), wanted):
+            if entry.kind is EntryKind.LINK:
+                survey.note_root_link(entry)
+            elif entry.kind is EntryKind.DIRECTORY:
+                survey.look_into((entry.name,))
+            elif entry.kind is EntryKind.OTHER:
+                survey.note_root_other(entry)
     return WindowsSurvey(
-        installations=tuple(survey.installations),
+        installations=tuple(sorted(survey.installations, key=lambda one: (not is_windows(one.path[0]), one.path))),
         left_alone=tuple(survey.left_alone),
         problems=tuple(survey.problems),
         notes=tuple(survey.notes),
@@ -80,6 +85,9 @@ class _Survey:
         systems = [path for config in configs for path in self._hives(config, "SYSTEM")]
         if not systems:
             return
+        if len(self.installations) == _MOST_INSTALLATIONS:
+            _say(self.left_alone, f"more than {_MOST_INSTALLATIONS} folders look like Windows; others were not treated")
+            return
         softwares = [path for config in configs for path in self._hives(config, "SOFTWARE")]
         name, name_problem = _first(self._files, systems, _computer_name)
         version, version_problem = _first(self._files, softwares, _version)
@@ -99,45 +107,49 @@ class _Survey:
         """A reparse point in the root: worth a verdict where it stands for the Windows folder."""
         sentence = f"{windows_path((entry.name,))} is a reparse point: not followed"
         if entry.name.casefold() in _WINDOWS_NAMES:
-            self.left_alone.append(sentence)
+            _say(self.left_alone, sentence)
         elif entry.name.casefold() not in _USUAL_JUNCTIONS:
-            self.notes.append(sentence)
+            _say(self.notes, sentence)
 
     def note_root_other(self, entry: Entry) -> None:
         """What is neither folder, file nor reparse point: a problem where it stands for the Windows folder."""
         sentence = _what_other(entry, (entry.name,))
-        (self.problems if entry.name.casefold() in _WINDOWS_NAMES else self.notes).append(sentence)
+        _say(self.problems if entry.name.casefold() in _WINDOWS_NAMES else self.notes, sentence)
 
-    def listing(self, folder: VolumePath) -> list[Entry]:
-        """The folder's entries; none, and a problem noted, where they cannot be read."""
+    def scan(self, folder: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """The folder's entries of those names, no more and a problem noted where they cannot be read."""
         try:
-            return self._files.listing(folder)
+            yield from self._files.scan(folder, wanted)
         except OSError as error:
-            self.problems.append(f"{windows_path(folder)} could not be listed: {error.strerror or error}")
-            return []
+            _say(self.problems, f"{windows_path(folder)} could not be listed: {error.strerror or error}")
 
     def _folders(self, folder: VolumePath, names: tuple[str, ...]) -> Iterator[VolumePath]:
         """Every folder that `names` lead to, without regard to case: several may differ only in that."""
         if not names:
             yield folder
             return
-        for entry in self.listing(folder):
-            if entry.name.casefold() != names[0].casefold():
-                continue
+        for entry in self._called(folder, names[0]):
             path = (*folder, entry.name)
             if entry.kind is EntryKind.DIRECTORY:
                 yield from self._folders(path, names[1:])
             elif entry.kind is EntryKind.LINK:
-                self.left_alone.append(f"{windows_path(path)} is a reparse point: not followed")
+                _say(self.left_alone, f"{windows_path(path)} is a reparse point: not followed")
             elif entry.kind is EntryKind.OTHER:
-                (self.problems if entry.problem else self.left_alone).append(_what_other(entry, path))
+                _say(self.problems if entry.problem else self.left_alone, _what_other(entry, path))
 
     def _hives(self, config: VolumePath, name: str) -> list[VolumePath]:
-        return [
-            (*config, entry.name)
-            for entry in self.listing(config)
-            if entry.name.casefold() == name.casefold() and entry.kind is not EntryKind.DIRECTORY
-        ]
+        return [(*config, entry.name) for entry in self._called(config, name) if entry.kind is not EntryKind.DIRECTORY]
+
+    def _called(self, folder: VolumePath, name: str) -> list[Entry]:
+        return sorted(self.scan(folder, called(name)), key=lambda entry: entry.name)
+
+
+def _say(sentences: list[str], sentence: str) -> None:
+    """Add a sentence that is not there yet; after many of them only that there are more."""
+    if len(sentences) < _MOST_SENTENCES and sentence not in sentences:
+        sentences.append(sentence)
+    elif len(sentences) == _MOST_SENTENCES and sentence not in sentences:
+        sentences.append("there are more like these")
 
 
 def _what_other(entry: Entry, path: VolumePath) -> str:

@@ -22,12 +22,15 @@ from builder.errors import BaseMediaError
 #: What to ask apt for. The `*` are packages that only point at the current version of another.
 _ROOTS = (
     "busybox",
+    "console-setup",
     "grub-common",
     "grub-efi-amd64-signed",
     "grub-pc-bin",
+    "kbd",
     "libpython3-stdlib",
     "linux-image-amd64",
     "ntfs-3g",
+    "perl-base",
     "python3-minimal",
     "shim-signed",
 )
@@ -35,11 +38,14 @@ _POINTERS = ("libpython3-stdlib", "linux-image-amd64", "python3-minimal")
 #: Every package of an image, by patterns that outlast a new kernel or Python. Dependencies that match are followed.
 REQUIRED = (
     "busybox",
+    "console-setup",
     "grub-common",
     "grub-efi-amd64-signed",
     "grub-pc-bin",
+    "kbd",
     "libc6",
     "libcap2",
+    "libcrypt1",
     "libdevmapper1.02.1*",
     "libexpat1",
     "libgcc-s1",
@@ -52,9 +58,11 @@ REQUIRED = (
     "libudev1*",
     "linux-image-[0-9]*-amd64",
     "ntfs-3g",
+    "perl-base",
     "python3.*-minimal",
     "shim-helpers-amd64-signed",
     "shim-signed",
+    "xkb-data",
     "zlib1g",
 )
 SUMS_NAME = "SHA256SUMS"

@@ -20,6 +20,9 @@ _KEPT = re.compile(
   | usr/lib/modules/[^/]+/kernel/(?!sound/|net/|drivers/(net|media|iio|infiniband|staging|gpu/drm/[^/]+)/).*
   | usr/lib/(shim|grub)/.*
   | usr/bin/(busybox|grub-mkimage|ntfs-3g|ntfs-3g\.probe|ntfsfix|ntfsrecover|ntfsck|python3\.\d+)
+  | usr/bin/(ckbcomp|loadkeys|perl)
+  | usr/lib/x86_64-linux-gnu/perl-base/(strict|warnings)\.pm
+  | usr/share/X11/xkb/(keycodes|rules|symbols)/.*
   | usr/sbin/(ntfsck|ntfsrecover)
   | usr/lib/python3\.\d+/(?!lib-dynload/).*
   | (usr/)?lib64/.*

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from builder.console import size_text
 from builder.errors import BaseMediaError
 from builder.wim import Wim
 from builder.wim_build import Rename
@@ -69,12 +70,16 @@ class Choice:
 
 
 def choose_image(wim: Wim, wanted: Wanted) -> Choice:
-    """Choose an image. Raises BaseMediaError naming every image and what it lacks when none qualifies."""
+    """Choose an image. Raises BaseMediaError naming every image and what it lacks when none qualifies, ImageError where
+    an image's folders are damaged."""
     if wanted.index is not None:
         wim.image(wanted.index)
     lacking = {image.index: missing(wim, image, wanted) for image in wim.images}
     candidates = [i for i in wim.images if not lacking[i.index] and wanted.index in (None, i.index)]
     if not candidates:
+        for image in wim.images:
+            # Files that folders lost to damage are not lacking.
+            wim.check(image.index)
         raise _none_qualifies(wim, wanted, lacking)
     chosen = min(candidates, key=lambda image: (image.size, image.index))
     rejected = tuple(
@@ -135,7 +140,7 @@ def _why_not(image: WimImageInfo, chosen: WimImageInfo, wanted: Wanted) -> str:
         return f"The profile asks for image {wanted.index}."
     if image.size == chosen.size:
         return "It qualifies, but comes later."
-    return f"It qualifies, but is larger ({image.size} bytes, not {chosen.size})."
+    return f"It qualifies, but is larger by {size_text(image.size - chosen.size)}."
 
 
 def _notes(wim: Wim, chosen: WimImageInfo, wanted: Wanted) -> tuple[str, ...]:

@@ -98,13 +98,14 @@ def read_iso(path: Path) -> IsoContents:
     try:
         with path.open("rb") as stream:
             image = IsoImage(stream, stream.seek(0, 2))
+            _check_length(image)
             contents = _files(path, image)
             return replace(contents, boot_images=tuple(_boot_images(image, contents.files)))
     except IsADirectoryError as error:
         hint = "A folder with WinPE media is base kind 'adk'."
         raise BaseMediaError(f"{path} is a folder, not an ISO", hint=hint) from error
     except OSError as error:
-        raise BaseMediaError(f"cannot read {path}: {error.strerror}") from error
+        raise BaseMediaError(f"cannot read {path}: {error.strerror}", hint=WHERE_TO_GET_MEDIA) from error
     except ImageError as error:
         raise BaseMediaError(f"{path}: {error.message}", hint=WHERE_TO_GET_MEDIA) from error
 
@@ -166,7 +167,14 @@ def _opened(path: Path) -> Iterator[pycdlib.PyCdlib]:
         finally:
             iso.close()
     except _PYCDLIB_ERRORS as error:
-        raise ImageError(f"the UDF file system of the ISO is damaged or cut off: {error}") from error
+        said = f": {error}" if isinstance(error, PyCdlibException) else ""
+        raise ImageError(f"the UDF file system of the ISO is damaged or cut off{said}") from error
+
+
+def _check_length(image: IsoImage) -> None:
+    expected = image.primary.sectors * SECTOR
+    if expected > image.size:
+        raise ImageError(f"the image is cut off: it has {image.size} bytes of {expected}")
 
 
 def _check_complete(file: Extents, size: int) -> None:

@@ -12,7 +12,12 @@ from payload.formats.records import to_json
 
 #: Windows media hold a thousand files; people want those that boot.
 _MOST_FILES_SHOWN = 60
-_SIGNERS = {"2011": "Windows Production PCA 2011", "2023": "Windows UEFI CA 2023", "other": "another CA", "": "nobody"}
+_SIGNERS = {
+    "2011": "Windows Production PCA 2011",
+    "2023": "Windows UEFI CA 2023",
+    "other": "another CA",
+    "": "not signed",
+}
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:

@@ -7,6 +7,7 @@ import argparse
 from builder.build import Forecast, StepForecast, forecast
 from builder.commands.profile_arguments import options_from, profile_from
 from builder.console import Console, Table
+from builder.plan_winpe import boot_cas, image_name
 from builder.profile import LINUX, Profile
 
 
@@ -31,14 +32,22 @@ def _table(profile: Profile, steps: tuple[StepForecast, ...]) -> Table:
         for entry in steps
     )
     styles = tuple("dim" if entry.cached else "" for entry in steps)
-    title = f"profile {profile.name}: {profile.output}.iso"
+    title = f"profile {profile.name}: {' and '.join(_outputs(profile))}"
     return Table(title=title, columns=("step", "content id", "", "why"), rows=rows, styles=styles)
+
+
+def _outputs(profile: Profile) -> tuple[str, ...]:
+    """The images that a build makes, by file name."""
+    if profile.environment == LINUX:
+        return (f"{profile.output}.iso",)
+    return tuple(image_name(profile, ca) for ca in boot_cas(profile))
 
 
 def _as_json(profile: Profile, found: Forecast) -> dict[str, object]:
     return {
         "profile": profile.name,
-        "output": f"{profile.output}.iso",
+        "output": _outputs(profile)[0],
+        "outputs": list(_outputs(profile)),
         "image_id": found.plan.image_id,
         "epoch": found.plan.epoch,
         "steps": [

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,9 +21,10 @@ from pycdlib.pycdlibexception import PyCdlibException
 
 from builder.console import Step
 from builder.errors import OutputError
+from builder.extents import Extents, Joined, whole_file
 from builder.media.iso9660 import SECTOR, IsoEntry, IsoImage, Tree
 from builder.media.iso_disk import as_disk, end_disk, read_back_disk
-from builder.media.iso_follow import FollowedOutput, FollowedSource
+from builder.media.iso_follow import FollowedOutput, LargeSource
 from builder.media.iso_layout import PADDING as PADDING
 from builder.media.iso_layout import BiosImage as BiosImage
 from builder.media.iso_layout import DiskBoot as DiskBoot
@@ -31,7 +32,7 @@ from builder.media.iso_layout import HybridDisk as HybridDisk
 from builder.media.iso_layout import IsoFile as IsoFile
 from builder.media.iso_layout import IsoForm as IsoForm
 from builder.media.iso_layout import IsoLayout as IsoLayout
-from builder.media.iso_master import BLOCK, LARGE, IsoJob, IsoSource, changed, master
+from builder.media.iso_master import BLOCK, IsoJob, IsoSource, changed, master
 from builder.media.iso_names import IsoNames, plan_names
 from builder.media.udf import UdfVolume
 
@@ -56,10 +57,10 @@ class WrittenIso:
 
 
 def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
-    """Write `layout` to `output`, beside it first, and read every file back.
+    """Write `layout` to `output`, beside it first and on to the disk, and read every file back.
 
     Raises OutputError where the layout does not fit an ISO, where there is no room, or where what can be read back is
-    not what went in; then `output` is as it was before.
+    not what went in, and what a file's `check` raises; then `output` is as it was before.
     """
     _check_layout(layout)
     names = plan_names([file.path for file in layout.files], level=4 if layout.form.udf else 3)
@@ -67,8 +68,8 @@ def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
     _check_sizes(layout, sources)
     needed = _space_needed(layout, sources, names)
     with _beside(output, needed) as part:
-        with FollowedOutput(part) as stream, ExitStack() as opened:
-            followed = {s.file.path: opened.enter_context(_follow(s, stream)) for s in sources if s.large}
+        with FollowedOutput(part) as stream:
+            followed = {s.file.path: LargeSource(_joined(s.file)) for s in sources if s.large}
             job = IsoJob(layout=layout, names=names, sources=tuple(sources), followed=followed)
             hybrid = None
             if layout.hybrid is not None:
@@ -80,15 +81,16 @@ def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
             elif not layout.form.udf:
                 # UDF's second anchor is in the last block, and must stay there.
                 stream.write(bytes(PADDING))
-            digests = {path: source.finish() for path, source in followed.items()}
-            sha256, size = stream.finish(), stream.tell()
+            stream.complete()
             with part.open("rb") as back:
-                _read_back(job, stream, back)
+                digests = _read_back(job, stream, back)
                 free = read_back_disk(hybrid, back) if hybrid is not None else 0
+            sha256, size = stream.finish(), stream.tell()
         part.replace(output)
     step.note(f"{output.name}: {size} bytes, {len(sources)} files read back")
-    files = {source.file.path: source.sha256 or digests[source.file.path] for source in sources}
-    return WrittenIso(size=size, sha256=sha256, files=files, free=free)
+    # GRUB's BIOS image is listed as it was given, not as it is on a disk.
+    given = {source.file.path: source.sha256 for source in sources if source.sha256 is not None}
+    return WrittenIso(size=size, sha256=sha256, files={**digests, **given}, free=free)
 
 
 def boot_info_table(boot_image: bytes, lba: int) -> bytes:
@@ -114,16 +116,15 @@ def _check_layout(layout: IsoLayout) -> None:
 
 
 def _measure(file: IsoFile) -> IsoSource:
-    """Size and sha256 of a source; a large one is only looked at."""
+    """Size and sha256 of a source; of a Joined one, the size alone."""
     digest = hashlib.sha256()
     size = 0
     if isinstance(file.source, bytes):
         return IsoSource(file=file, size=len(file.source), sha256=hashlib.sha256(file.source).hexdigest())
+    if isinstance(file.source, Joined):
+        return IsoSource(file=file, size=file.source.size, sha256=None)
     try:
         with file.source.open("rb") as stream:
-            size_now = os.fstat(stream.fileno()).st_size
-            if size_now >= LARGE:
-                return IsoSource(file=file, size=size_now, sha256=file.sha256)
             while block := stream.read(BLOCK):
                 digest.update(block)
                 size += len(block)
@@ -152,10 +153,11 @@ def _space_needed(layout: IsoLayout, sources: list[IsoSource], names: IsoNames) 
     return contents + folders + tables + 64 * SECTOR + PADDING
 
 
-def _follow(source: IsoSource, stream: FollowedOutput) -> FollowedSource:
-    path = source.file.source
-    assert isinstance(path, Path)
-    return FollowedSource(path, source.size, stream, sha256=source.sha256)
+def _joined(file: IsoFile) -> Joined:
+    """A large source, wherever its bytes are."""
+    source = file.source
+    assert not isinstance(source, bytes)
+    return source if isinstance(source, Joined) else Joined(parts=(whole_file(source),), name=str(source))
 
 
 @contextmanager
@@ -203,13 +205,15 @@ def _trees(job: IsoJob, stream: BinaryIO) -> list[tuple[dict[str, IsoEntry], dic
     return trees
 
 
-def _read_back(job: IsoJob, stream: FollowedOutput, back: BinaryIO) -> None:
-    """Compare every file under all of its names with what went in; raises OutputError where they differ.
+def _read_back(job: IsoJob, stream: FollowedOutput, back: BinaryIO) -> dict[str, str]:
+    """Compare every file under all of its names with what went in; returns the sha256 of each by path.
 
-    `back`: the finished ISO. A large file was compared while `stream` was written; only its place is looked at here.
+    `back`: the finished ISO. Large files are hashed by `stream`'s threads. Raises OutputError where something differs,
+    and what the files' checks raise.
     """
     trees = _trees(job, back)
-    for source in job.sources:
+    digests = {}
+    for source in sorted(job.sources, key=lambda source: source.large):
         path = source.file.path
         found = [entries.get(paths[path]) for entries, paths in trees]
         entry = found[0]
@@ -217,21 +221,32 @@ def _read_back(job: IsoJob, stream: FollowedOutput, back: BinaryIO) -> None:
             raise OutputError(f"'{path}' cannot be found in the ISO that was just written")
         if entry.size != source.size:
             raise changed(source)
-        if source.large and _merged(entry) != ((job.followed[path].start, source.size),):
-            raise OutputError(f"'{path}' does not lie where it was written in the ISO")
-        differs = stream.differs_within(entry.offset, source.size) if source.large else None
-        if differs is None:
-            differs = _sha256_of(entry, back) != _expected(job, source, entry)
-        if differs:
+        if source.file.check is not None:
+            source.file.check(Extents(path=Path(back.name), pieces=_merged(entry), name=f"{path} in the new ISO"))
+        if source.large:
+            digests[path] = _followed(job.followed[path], stream, source, entry)
+        elif _sha256_of(entry, back) != _expected(job, source, entry):
             raise changed(source)
+        else:
+            digests[path] = source.sha256 or ""
+    return digests
 
 
-def _expected(job: IsoJob, source: IsoSource, entry: IsoEntry) -> str:
+def _followed(large: LargeSource, stream: FollowedOutput, source: IsoSource, entry: IsoEntry) -> str:
+    """The sha256 of a large file as it lies in the ISO; raises OutputError where it is not what it should be."""
+    if _merged(entry) != ((stream.start_of(large), source.size),):
+        raise OutputError(f"'{source.file.path}' does not lie where it was written in the ISO")
+    sha256 = stream.finish_file(large)
+    if source.sha256 not in (None, sha256):
+        raise changed(source)
+    return sha256
+
+
+def _expected(job: IsoJob, source: IsoSource, entry: IsoEntry) -> str | None:
     """The sha256 that a file should have in the ISO."""
-    path = source.file.path
-    if path == job.layout.bios_image and job.layout.bios_loading is BiosImage.GRUB:
+    if source.file.path == job.layout.bios_image and job.layout.bios_loading is BiosImage.GRUB:
         return _with_boot_info_table(source, entry)
-    return source.sha256 or job.followed[path].finish()
+    return source.sha256
 
 
 def _merged(entry: IsoEntry) -> tuple[tuple[int, int], ...]:
@@ -257,6 +272,7 @@ def _sha256_of(entry: IsoEntry, stream: BinaryIO) -> str:
 def _with_boot_info_table(source: IsoSource, entry: IsoEntry) -> str:
     """The sha256 a boot image has once its boot information table is in it."""
     content = source.file.source
+    assert not isinstance(content, Joined)
     data = content if isinstance(content, bytes) else content.read_bytes()
     if len(data) != source.size:
         raise changed(source)

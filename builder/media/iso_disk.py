@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from builder.errors import ImageError, OutputError
+from builder.extents import Joined
 from builder.media.fat_reader import FatEntry, FatReader
 from builder.media.fat_structures import SECTOR
 from builder.media.hybrid import HybridPlan, plan_hybrid, with_core_block
@@ -69,5 +70,6 @@ def read_back_disk(plan: HybridPlan, stream: BinaryIO) -> int:
 def _on_disk(source: IsoSource, block: int) -> IsoSource:
     """GRUB's BIOS image as it has to be to boot from a disk, too."""
     content = source.file.source
+    assert not isinstance(content, Joined)
     patched = with_core_block(content if isinstance(content, bytes) else content.read_bytes(), block)
     return replace(source, file=replace(source.file, source=patched), sha256=hashlib.sha256(patched).hexdigest())

@@ -1,7 +1,8 @@
-"""Large sources of an ISO, read once: what was written is read back, compared and hashed while the rest is written.
+"""Large sources of an ISO: copied by the kernel, and read back and hashed while the rest is written.
 
-Hashing 400 MB takes longer than copying it. So a thread reads the output a step behind the writer, compares it byte by
-byte with what the source gave, and hashes the image as a whole; another hashes the source where its hash is not known.
+pycdlib asks a source for its next block and hands that to the output. A large source gives a `Stretch`, which only says
+which bytes they are, and the output has the kernel copy them: they never pass through this program. Threads follow the
+writer and hash what lies in the output, the image as a whole and each large file; hashing takes longer than copying.
 """
 
 from __future__ import annotations
@@ -9,19 +10,15 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import queue
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-_BLOCK = 1 << 20
-_AHEAD = 8
-#: Blocks that are used in turn: those waiting in a queue, the one at work, the one being read, and one to spare.
-_POOL = _AHEAD + 3
+from builder.errors import BaseMediaError
+from builder.extents import Joined
 
-#: A whole block is a bytearray from a pool (two of them compare as fast as memory goes), a last, shorter one bytes.
-Block = bytes | bytearray
+#: What is hashed at once: it should still be in the processor's cache when it is.
+_BLOCK = 256 << 10
 
 
 class SourceShrank(OSError):
@@ -29,200 +26,212 @@ class SourceShrank(OSError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Piece:
-    """Bytes of the output that have been written, and what they should be, where that is known."""
+class Stretch:
+    """`length` bytes at `offset` of a large source, which are still where they were."""
 
+    source: LargeSource
     offset: int
     length: int
-    expected: bytes | bytearray | None = None
+
+    def __len__(self) -> int:
+        return self.length
 
 
-class _Worker:
-    """A thread that does one thing with each item it is given, in that order."""
+class Follower:
+    """A thread that takes the sha256 of a file from byte `start` on, as far as the file is said to be written."""
 
-    def __init__(self, work: Callable[[Block | _Piece], None]) -> None:
-        self._work = work
-        self._queue: queue.Queue[Block | _Piece | None] = queue.Queue(_AHEAD)
+    def __init__(self, path: Path, start: int = 0) -> None:
+        self.start = start
+        self._file = io.FileIO(path)
+        self._digest = hashlib.sha256()
+        self._end = start
+        self._complete = False
         self._error: OSError | None = None
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def add(self, item: Block | _Piece) -> None:
-        """Do `item` next; waits while too many are waiting."""
-        self._queue.put(item)
+    def written_to(self, end: int, *, complete: bool = False) -> None:
+        """All before `end` is there to stay; `complete`: no more will come."""
+        with self._changed:
+            self._end, self._complete = max(self._end, end), complete
+            self._changed.notify()
 
-    def finish(self) -> None:
-        """Wait until all is done. Raises the OSError that stopped the work."""
-        self.stop()
+    def finish(self, end: int) -> str:
+        """The sha256 of the bytes from `start` to `end`, in hex. Raises OSError where they cannot be read."""
+        self.written_to(end, complete=True)
+        self._thread.join()
         if self._error is not None:
             raise self._error
+        return self._digest.hexdigest()
 
-    def stop(self) -> None:
-        """End the thread."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+    def close(self) -> None:
+        """End the thread, whatever it has done so far."""
+        with self._changed:
+            self._end, self._complete = 0, True
+            self._changed.notify()
+        self._thread.join()
+        self._file.close()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._error is not None:
-                continue
-            try:
-                self._work(item)
-            except OSError as error:
-                self._error = error
+        position, block = self.start, memoryview(bytearray(_BLOCK))
+        try:
+            self._file.seek(position)
+            while position < (end := self._awaited(position)):
+                count = self._file.readinto(block[: min(_BLOCK, end - position)])
+                if not count:
+                    raise OSError(f"{self._file.name} ended while it was read back")
+                self._digest.update(block[:count])
+                position += count
+        except OSError as error:
+            self._error = error
+
+    def _awaited(self, position: int) -> int:
+        """How far the file may be read, once that is beyond `position` or no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._complete or self._end > position)
+            return self._end
 
 
 class FollowedOutput(io.FileIO):
-    """An unbuffered output file, read back from its beginning while it is written.
+    """An unbuffered output file, hashed from its beginning while it is written; close it to end its threads.
 
-    `write` writes everything or raises OSError. `written_to` says that all before an offset is there to stay.
+    Nothing but large sources may be written after the first of them, and each to its end: what lies before the place
+    where one is written is final. Where a writer goes back all the same, `disturbed` says so.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
-        self._back = io.FileIO(path)
-        self._block = bytearray(_BLOCK)
-        self._digest = hashlib.sha256()
-        self._given = 0
-        self._disturbed = False
-        self._differs: list[int] = []
-        self._reader = _Worker(self._read_back)
+        self._path = path
+        self._whole = Follower(path)
+        self._files: dict[LargeSource, Follower] = {}
+        self._syncing: _Syncing | None = None
+        self._final = 0
+        self.disturbed = False
 
     def write(self, data: object) -> int:
-        """Write all of `data`."""
+        """Write all of `data`, bytes or a Stretch. Raises OSError, of which SourceShrank is one."""
+        if isinstance(data, Stretch):
+            return self._copy(data)
+        if self.tell() < self._final:
+            self.disturbed = True
         view = memoryview(data).cast("B")  # type: ignore[arg-type]
         total = len(view)
-        if self.tell() < self._given:
-            self._disturbed = True
         while view:
             view = view[super().write(view) or 0 :]
         return total
 
-    def written_to(self, offset: int, expected: Block | None = None) -> None:
-        """All before `offset` has been written; the last of it should be `expected`."""
-        start = offset - len(expected or b"")
-        while self._given < start:
-            length = min(start - self._given, _BLOCK)
-            self._reader.add(_Piece(offset=self._given, length=length))
-            self._given += length
-        if start < self._given:
-            self._disturbed = True
-        elif expected:
-            self._reader.add(_Piece(offset=start, length=len(expected), expected=expected))
-            self._given = offset
+    def start_of(self, source: LargeSource) -> int | None:
+        """Where the first byte of `source` lies; None where it was not written."""
+        return self._files[source].start if source in self._files else None
+
+    def complete(self) -> None:
+        """All is written: have it go to the disk, and hashed to its end.
+
+        The disk is waited for while the file is hashed, which takes about as long. Without that, a power cut could
+        leave a damaged image under the right name.
+        """
+        self._whole.written_to(self.seek(0, os.SEEK_END), complete=True)
+        self._syncing = _Syncing(self.fileno())
 
     def finish(self) -> str:
-        """The sha256 of the whole file as it is now, in hex. Raises OSError."""
+        """After `complete`: the sha256 of the whole file, as read back, in hex; it is on the disk. Raises OSError."""
         size = self.seek(0, os.SEEK_END)
-        self.written_to(size)
-        self._reader.finish()
-        if not self._disturbed:
-            return self._digest.hexdigest()
-        self._back.seek(0)
-        return hashlib.file_digest(self._back, "sha256").hexdigest()
+        sha256 = self._whole.finish(size)
+        if self._syncing is not None:
+            self._syncing.finish()
+        return _sha256_of(self._path, 0, size) if self.disturbed else sha256
 
-    def differs_within(self, offset: int, length: int) -> bool | None:
-        """Whether what was read back there differs from what was expected; None where it was not compared."""
-        if self._disturbed:
-            return None
-        return any(offset <= at < offset + length for at in self._differs)
+    def finish_file(self, source: LargeSource) -> str:
+        """The sha256 of what was written of `source`, as read back, in hex. Raises OSError."""
+        follower = self._files[source]
+        sha256 = follower.finish(follower.start + source.size)
+        return _sha256_of(self._path, follower.start, source.size) if self.disturbed else sha256
 
     def close(self) -> None:
-        """End the thread and close the file."""
+        """End the threads and close the file."""
         if not self.closed:
-            self._reader.stop()
-            self._back.close()
+            for follower in (self._whole, *self._files.values()):
+                follower.close()
         super().close()
 
-    def _read_back(self, item: Block | _Piece) -> None:
-        assert isinstance(item, _Piece)
-        self._back.seek(item.offset)
-        data: Block = self._block
-        if item.length == _BLOCK:
-            count = self._back.readinto(self._block) or 0
-        else:
-            data = self._back.read(item.length)
-            count = len(data)
-        self._digest.update(data)
-        if count != item.length or (item.expected is not None and data != item.expected):
-            self._differs.append(item.offset)
+    def _copy(self, stretch: Stretch) -> int:
+        source, position = stretch.source, self.tell()
+        if position < self._final:
+            self.disturbed = True
+        if source not in self._files:
+            self._files[source] = Follower(self._path, position)
+        try:
+            source.content.part(stretch.offset, stretch.length).append_to(self.fileno())
+        except BaseMediaError as error:
+            raise SourceShrank(f"{source.content.name} became shorter while it was read") from error
+        self._final = self.tell()
+        self._whole.written_to(self._final)
+        self._files[source].written_to(self._final)
+        return stretch.length
 
 
-class FollowedSource(io.RawIOBase):
-    """A large source, read once by whoever writes it to `output` as it comes.
+class LargeSource(io.RawIOBase):
+    """A large source as pycdlib reads it: in order, once, as Stretches."""
 
-    `sha256`: the source's hash where it is known, else it is taken while reading. Raises SourceShrank as soon as the
-    source ends before `size` bytes.
-    """
-
-    def __init__(self, path: Path, size: int, output: FollowedOutput, *, sha256: str | None) -> None:
+    def __init__(self, content: Joined) -> None:
         super().__init__()
-        self.path = path
-        self.size = size
-        #: Where its first byte lies in the output; None before the first read.
-        self.start: int | None = None
-        self._known = sha256
-        self._source = io.FileIO(path)
-        self._output = output
-        self._last: Block = b""
-        self._pool = [bytearray(_BLOCK) for _ in range(_POOL)]
-        self._turn = 0
-        self._digest = hashlib.sha256()
-        self._hasher = None if sha256 else _Worker(self._hash)
-
-    def close(self) -> None:
-        """Close the source and end the thread."""
-        if not self.closed:
-            if self._hasher is not None:
-                self._hasher.stop()
-            self._source.close()
-        super().close()
+        self.content = content
+        self.size = content.size
+        self._position = 0
 
     def readable(self) -> bool:
         """Yes."""
         return True
 
     def seekable(self) -> bool:
-        """Yes, before the first read."""
+        """Yes."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Where the next read begins; only ever the beginning."""
-        return self._source.seek(offset, whence)
+        """Where the next read begins."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        return self._position
 
     def tell(self) -> int:
-        """How far it was read."""
-        return self._source.tell()
+        """Where the next read begins."""
+        return self._position
 
-    def read(self, size: int = -1) -> Block:
-        """The next `size` bytes, which stay what they are for a while. What was read before is in the output by now."""
-        position = self._output.tell()
-        if self.start is None:
-            self.start = position
-        self._output.written_to(position, self._last)
-        if size == _BLOCK:
-            self._turn = (self._turn + 1) % _POOL
-            self._last = self._pool[self._turn]
-            count = self._source.readinto(self._last) or 0
-        else:
-            self._last = self._source.read(size)
-            count = len(self._last)
-        if count < size:
-            raise SourceShrank(f"{self.path} became shorter while it was read")
-        if self._hasher is not None:
-            self._hasher.add(self._last)
-        return self._last
+    def read(self, size: int = -1) -> Stretch:
+        """The next `size` bytes, not yet read."""
+        left = self.size - self._position
+        stretch = Stretch(source=self, offset=self._position, length=left if size < 0 else min(size, left))
+        self._position += stretch.length
+        return stretch
 
-    def finish(self) -> str:
-        """All of it was written: the source's sha256 in hex, as known, else as read. Raises OSError."""
-        if self.start is not None and self._last:
-            self._output.written_to(self.start + self.size, self._last)
-        self._last = b""
-        if self._hasher is not None:
-            self._hasher.finish()
-        return self._known or self._digest.hexdigest()
 
-    def _hash(self, item: Block | _Piece) -> None:
-        assert not isinstance(item, _Piece)
-        self._digest.update(item)
+class _Syncing:
+    """A thread that waits until a file is on the disk."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for it. Raises OSError."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._error = error
+
+
+def _sha256_of(path: Path, offset: int, length: int) -> str:
+    """The sha256 of `length` bytes at `offset`, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        for at in range(0, length, _BLOCK):
+            digest.update(stream.read(min(_BLOCK, length - at)))
+    return digest.hexdigest()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from builder.extents import Extents, Joined
 
 #: Bytes that follow an ISO's file system: GRUB under SeaBIOS reads past its end, else its last files come out wrong.
 PADDING = 150 * 2048
@@ -47,12 +50,13 @@ class BiosImage(enum.StrEnum):
 class IsoFile:
     """One file of an ISO: `path` inside it, "/" between parts ("Bluelift/initrd.img"), and the source of its bytes.
 
-    `sha256`: the source's, in hex, where it is known and to be trusted: a large one is then compared, not hashed again.
+    `check` is called with where the file lies in the ISO that was written, and raises a BuilderError where something is
+    wrong with it: for a Joined source, whose sha256 nobody can know before.
     """
 
     path: str
-    source: Path | bytes
-    sha256: str | None = None
+    source: Path | bytes | Joined
+    check: Callable[[Extents], None] | None = None
 
 
 class DiskBoot(enum.StrEnum):

@@ -14,16 +14,17 @@ import pycdlib
 
 from builder.console import Step
 from builder.errors import OutputError
+from builder.extents import Joined
 from builder.media.hybrid import RESERVE, PlacedIso
 from builder.media.iso9660 import SECTOR
-from builder.media.iso_follow import FollowedSource, SourceShrank
+from builder.media.iso_follow import LargeSource, SourceShrank
 from builder.media.iso_layout import BiosImage, IsoFile, IsoForm, IsoLayout
 from builder.media.iso_names import IsoNames, NamedPath
 from builder.media.reproducible import pycdlib_at
 
-#: Sources of this size or more are read only once, and hashed by other threads meanwhile.
+#: Sources of this size or more are copied by the kernel, and hashed by other threads meanwhile.
 LARGE = 8 << 20
-BLOCK = 1 << 20
+BLOCK = 4 << 20
 #: The catalog's load size is 16 bits of 512-byte sectors.
 _LARGEST_BOOT_IMAGE = 0xFFFF * 512
 _BIOS, _UEFI = 0, 0xEF
@@ -33,7 +34,7 @@ _STUB = b'This disc contains a "UDF" file system and requires an operating syste
 
 @dataclass(frozen=True, kw_only=True)
 class IsoSource:
-    """A file of the layout as it was when the work began. `sha256` is None for a large one whose hash is not known."""
+    """A file of the layout as it was when the work began. `sha256` is None for a Joined one."""
 
     file: IsoFile
     size: int
@@ -42,12 +43,13 @@ class IsoSource:
     @property
     def large(self) -> bool:
         """Whether it is followed while it is written, not read back afterwards."""
-        return isinstance(self.file.source, Path) and self.size >= LARGE
+        source = self.file.source
+        return isinstance(source, Joined) or (isinstance(source, Path) and self.size >= LARGE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IsoJob:
-    """All that is known before the first byte is written. `followed`: the large sources, opened, by path.
+    """All that is known before the first byte is written. `followed`: the large sources by path.
 
     `reserve`: of a hybrid image, the content of its hidden file RESERVE.
     """
@@ -55,7 +57,7 @@ class IsoJob:
     layout: IsoLayout
     names: IsoNames
     sources: tuple[IsoSource, ...]
-    followed: Mapping[str, FollowedSource]
+    followed: Mapping[str, LargeSource]
     reserve: bytes | None = None
 
 
@@ -169,7 +171,7 @@ def _add_file(iso: pycdlib.PyCdlib, job: IsoJob, source: IsoSource) -> None:
     paths = _file_paths(job.layout, job.names.files[source.file.path])
     if isinstance(content, bytes):
         iso.add_fp(io.BytesIO(content), len(content), **paths)
-    elif content.stat().st_size != source.size:
+    elif isinstance(content, Path) and content.stat().st_size != source.size:
         raise changed(source)
     elif source.large:
         iso.add_fp(cast(BinaryIO, job.followed[source.file.path]), source.size, **paths)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import BaseMediaError
+from builder.extents import Extents, Joined
 from builder.media.iso import BiosImage, IsoFile, IsoForm, IsoLayout
 from builder.media.layout import IDENTITY, marker
 from builder.secure_boot import FORBIDDEN
@@ -35,14 +36,14 @@ class WindowsMedium:
     `files`: the base's own (boot/, efi/, bootmgr, bootmgr.efi), overlaid with what `boot_ca` asks for. `bcd_bios` and
     `bcd_uefi`: the edited stores. `bios_image`: etfsboot.com; None where the medium is not to boot from BIOS.
     `uefi_image` and `uefi_image_noprompt`: the base's efisys.bin and its sibling that asks for no key.
-    `uefi_image_path`: a file among `files` that is booted instead of either (the 2023 ones). `boot_wim_sha256`: where
-    it is known. `extra`: further files, by path.
+    `uefi_image_path`: a file among `files` that is booted instead of either (the 2023 ones). `check_boot_wim`: reads it
+    back, as IsoFile's `check`. `extra`: further files, by path.
     """
 
     image_id: str
     image_json: bytes
     files: Mapping[str, bytes | Path]
-    boot_wim: Path
+    boot_wim: Path | Joined
     bcd_bios: bytes | None
     bcd_uefi: bytes | None
     bios_image: bytes | None
@@ -52,7 +53,7 @@ class WindowsMedium:
     prompt: bool = False
     form: IsoForm = IsoForm.BRIDGE
     volume_id: str = VOLUME_ID
-    boot_wim_sha256: str | None = None
+    check_boot_wim: Callable[[Extents], None] | None = None
     extra: Mapping[str, bytes | Path] = field(default_factory=dict)
 
 
@@ -72,7 +73,7 @@ def windows_iso_layout(medium: WindowsMedium, *, epoch: int) -> IsoLayout:
     if _BOOT_SDI not in contents:
         raise BaseMediaError(f"the base media have no {_BOOT_SDI}, which Windows PE starts from", hint=_WHERE)
     files = [IsoFile(path=path, source=source) for path, source in contents.items()]
-    files.append(IsoFile(path=BOOT_WIM, source=medium.boot_wim, sha256=medium.boot_wim_sha256))
+    files.append(IsoFile(path=BOOT_WIM, source=medium.boot_wim, check=medium.check_boot_wim))
     ours = {IDENTITY: medium.image_json, marker(medium.image_id): b"", **medium.extra}
     files += [IsoFile(path=path, source=source) for path, source in ours.items()]
     _check_case([file.path for file in files])

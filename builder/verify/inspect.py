@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,11 @@ _LARGEST_READ_WHOLE = 256 << 20
 _LARGEST_BOOT_IMAGE = 64 << 20
 #: Larger files of a UDF tree (install.wim) are not hashed: the image as a whole is.
 _LARGEST_HASHED = 1 << 30
+_WHICH_FILE = "Give the .iso or .wim file itself; of an ADK folder that is media/sources/boot.wim."
+_ALONE = (
+    "A WIM alone does not boot: 'bluelift build winpe --winre FILE --media PATH' takes boot files from an install ISO"
+    " or an ADK folder."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,10 @@ def inspect_file(path: Path, step: Step | None = None) -> ImageReport | WimRepor
             head = stream.read(8)
     except OSError:
         head = b""
-    return inspect_wim(path, step) if is_wim(head) else inspect_image(path, step)
+    if not is_wim(head):
+        return inspect_image(path, step)
+    report = inspect_wim(path, step)
+    return replace(report, notes=(*report.notes, _ALONE)) if report.chosen else report
 
 
 def inspect_image(path: Path, step: Step | None = None) -> ImageReport:
@@ -107,9 +115,9 @@ def inspect_image(path: Path, step: Step | None = None) -> ImageReport:
             size = stream.seek(0, 2)
             return _report(path, IsoImage(stream, size), step or SilentStep())
     except IsADirectoryError as error:
-        raise ImageError(f"{path} is a folder, not an image", hint="Give the .iso file itself.") from error
+        raise ImageError(f"{path} is a folder, not an image", hint=_WHICH_FILE) from error
     except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        raise ImageError(f"cannot read {path}: {error.strerror}", hint=_WHICH_FILE) from error
 
 
 def _report(path: Path, image: IsoImage, step: Step) -> ImageReport:

@@ -261,13 +261,16 @@ def _prospects(wim: Wim, images: Iterable[WimImageReport]) -> tuple[str, tuple[s
             continue
         chosen = next(image for image in read if image.index == choice.index)
         return choice.reason, tuple(_image_can(chosen)), tuple(_image_lacks(chosen))
-    return "", (), tuple(f"Image {image.index}: {problem}" for image in read for problem in image.problems)
+    problems = [f"Image {image.index}: {problem}" for image in read for problem in image.problems]
+    if all(image.architecture == "arm64" for image in read):
+        problems.append("A payload frozen for ARM64, on a Windows of that kind, makes a build possible: --payload-exe.")
+    return "", (), tuple(problems)
 
 
 def _image_can(image: WimImageReport) -> Iterator[str]:
     yield "Build a recovery ISO that repairs unencrypted volumes."
     if image.manage_bde:
-        yield "Open BitLocker volumes (manage-bde is there)."
+        yield "Have in it what opens BitLocker volumes (manage-bde is there)."
     if not image.boot_2023_missing:
         yield "Boot under the 2023 certificates (boot_ca: 2023 or both)."
     if image.setup_takes_over:

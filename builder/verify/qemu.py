@@ -13,6 +13,7 @@ from builder.disk_forms import DiskForm
 from builder.errors import ToolMissing, UsageError
 from builder.run import run
 from builder.verify.firmware import Firmware
+from builder.verify.write_log import SECTOR
 
 QEMU = "qemu-system-x86_64"
 QEMU_REASON = "boot the image in a virtual machine"
@@ -68,7 +69,8 @@ class MachineConfig:
     """One virtual machine. `uuid` and `serial_number` are what its SMBIOS says: the nonce that the receipt must carry.
 
     Give `image` or `direct`, or neither (a machine without anything to boot). Attached as USB stick or disk, the guest
-    may write to `image`, which lies in the form `image_form`. `incoming` is a saved machine state.
+    may write to `image`, which lies in the form `image_form`. `incoming` is a saved machine state. `write_log`, an
+    empty file, receives every write to the disk (builder.verify.write_log).
     """
 
     firmware: Firmware
@@ -85,6 +87,7 @@ class MachineConfig:
     image_form: DiskForm = DiskForm.IMG
     direct: DirectKernel | None = None
     incoming: Path | None = None
+    write_log: Path | None = None
     paused: bool = False
     serial_port: bool = True
     memory_mib: int = 1024
@@ -197,8 +200,18 @@ def _disk(config: MachineConfig) -> tuple[str, ...]:
         raise UsageError("an IDE disk needs firmware bios: the machine that UEFI runs on has no IDE controller")
     devices = _DISK_DEVICES[config.controller]
     return (
-        *("-drive", f"file={_value(str(config.disk))},format=raw,if=none,id=disk,cache=writeback,discard=ignore"),
+        *_disk_backend(config.disk, config.write_log),
         *(word for device in devices for word in ("-device", device)),
+    )
+
+
+def _disk_backend(disk: Path, write_log: Path | None) -> tuple[str, ...]:
+    if write_log is None:
+        return ("-drive", f"file={_value(str(disk))},format=raw,if=none,id=disk,cache=writeback,discard=ignore")
+    return (
+        *("-blockdev", f"driver=file,node-name=plain,filename={_value(str(disk))},discard=ignore"),
+        *("-blockdev", f"driver=file,node-name=log,filename={_value(str(write_log))}"),
+        *("-blockdev", f"driver=blklogwrites,node-name=disk,file=plain,log=log,log-sector-size={SECTOR}"),
     )
 
 

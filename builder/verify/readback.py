@@ -12,7 +12,15 @@ from pathlib import Path
 from builder.errors import ToolMissing
 from builder.run import run
 from builder.verify.windows_tree import Fate, Tree, TreeFile
-from payload.contract import JOURNAL_NAME, QUARANTINE_FOLDER, RECEIPT_NAME, STORE_NAME, STORE_PARENT, UNDONE_NAME
+from payload.contract import (
+    JOURNAL_NAME,
+    QUARANTINE_FOLDER,
+    RECEIPT_NAME,
+    STORE_NAME,
+    STORE_PARENT,
+    UNDOING_NAME,
+    UNDONE_NAME,
+)
 
 REASON = "read the disk back"
 STORE = f"{STORE_PARENT}\\{STORE_NAME}"
@@ -21,7 +29,7 @@ _READERS = 4
 #: They only read, but refuse volumes that are flagged dirty or hibernated unless forced.
 _ALSO_UNCLEAN = "-f"
 _LISTED = re.compile(r" *(\d+) \w{3} [ \d]\d \d\d:\d\d \d{4} (.*)")
-_OWN_NAMES = (JOURNAL_NAME, RECEIPT_NAME, UNDONE_NAME)
+_OWN_NAMES = (JOURNAL_NAME, RECEIPT_NAME, UNDOING_NAME, UNDONE_NAME)
 #: What a write that a power cut interrupted leaves beside.
 _OWN_FILES = (*_OWN_NAMES, *(f".{name}.new" for name in _OWN_NAMES))
 _LOST_AND_FOUND = "lost+found"
@@ -180,10 +188,12 @@ def compare_volume(
     Contents are judged by `tree`, times, attributes, security and streams by `before`. A quarantined file must be
     below Bluelift's quarantine exactly once and gone from its place; nothing may be added but Bluelift's own `store`.
     After a power cut and a repair of the file system give `after_repair`: then times, attributes and streams do not
-    count, and a file that was to be quarantined may as well be in ntfsck's lost+found, once.
+    count, the store may be one of those that the payload takes when the first was spoiled, and a file that was to be
+    quarantined may as well be in ntfsck's lost+found, once. Empty files and folders there are what was just begun.
     """
     if after_repair:
-        before, after = _contents_only(before), _found_again(tree, _contents_only(after), store)
+        after = _found_again(tree, _in_one_store(_contents_only(after), store), store)
+        before = _contents_only(before)
     before_at = {file.path: file for file in before.files}
     after_at = {file.path: file for file in after.files}
     accounted: set[str] = set()
@@ -263,17 +273,39 @@ def _contents_only(volume: SeenVolume) -> SeenVolume:
     return replace(volume, files=tuple(replace(file, metadata=()) for file in volume.files))
 
 
+def _in_one_store(volume: SeenVolume, store: str) -> SeenVolume:
+    """The volume with what lies in the store's alternatives (Bluelift.1 ...) where it would lie in the store."""
+
+    def moved(path: str) -> str:
+        found = re.match(re.escape(store) + r"(\.\d)(?=\\|$)", path)
+        if found is None:
+            return path
+        folder = f"\\{QUARANTINE_FOLDER}\\"
+        return store + path[found.end() :].replace(folder, f"{folder}{found[1]}", 1)
+
+    return replace(
+        volume,
+        files=tuple(replace(file, path=moved(file.path)) for file in volume.files),
+        directories=tuple(map(moved, volume.directories)),
+    )
+
+
 def _found_again(tree: Tree, volume: SeenVolume, store: str) -> SeenVolume:
     """The volume with each file of lost+found where it was to go, if that place is empty; without that folder."""
     taken = {file.path for file in volume.files}
+    kept = {file.sha256 for file in volume.files if file.path.startswith(f"{store}\\{QUARANTINE_FOLDER}\\")}
     wanted = {file.sha256: file for file in tree.files if file.fate is Fate.QUARANTINED}
     files = []
     for file in volume.files:
-        was = wanted.get(file.sha256) if file.path.startswith(_LOST_AND_FOUND + "\\") else None
-        if was is not None and was.path not in taken:
-            file = replace(file, path=f"{store}\\{QUARANTINE_FOLDER}\\{_LOST_AND_FOUND}\\{was.path}")
+        if file.path.startswith(_LOST_AND_FOUND + "\\"):
+            was = wanted.get(file.sha256)
+            if not file.size and (was is None or file.sha256 in kept):
+                continue
+            if was is not None and was.path not in taken:
+                file = replace(file, path=f"{store}\\{QUARANTINE_FOLDER}\\{_LOST_AND_FOUND}\\{was.path}")
         files.append(file)
-    folders = tuple(folder for folder in volume.directories if folder != _LOST_AND_FOUND)
+    lost = (_LOST_AND_FOUND, _LOST_AND_FOUND + "\\")
+    folders = tuple(folder for folder in volume.directories if folder != lost[0] and not folder.startswith(lost[1]))
     return replace(volume, files=tuple(files), directories=folders)
 
 

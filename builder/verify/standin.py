@@ -40,8 +40,8 @@ _WINE_FOLDERS = (
 )
 #: What the frozen payload needs outside itself (FACTS, "PyInstaller's output under WinPE"), and what those need.
 _DLLS = (
-    "advapi32", "apisetschema", "bcrypt", "gdi32", "iphlpapi", "kernel32", "kernelbase", "msvcrt", "ntdll", "ole32",
-    "oleaut32", "rpcrt4", "sechost", "ucrtbase", "user32", "version", "win32u", "ws2_32",
+    "advapi32", "apisetschema", "bcrypt", "cfgmgr32", "gdi32", "iphlpapi", "kernel32", "kernelbase", "msvcrt", "ntdll",
+    "ole32", "oleaut32", "rpcrt4", "sechost", "ucrtbase", "user32", "version", "win32u", "ws2_32",
 )  # fmt: skip
 _FEW_DLLS = ("apisetschema", "version", "bcrypt")
 #: Programs that every WinPE has and Wine has not: copies of a small one of Wine's stand in.
@@ -128,7 +128,7 @@ def make_standin_wim(standin: Standin, output: Path) -> None:
                 _describe(wim, image, standin)
             wim.set_boot_index(2)
             wim.set_guid(random.Random(standin.seed).randbytes(16))
-            wim.write(output, image=None, integrity=False, threads=0)
+            wim.write(output, integrity=False, threads=0)
         with WimStruct(output, name=output.name, writable=True) as wim:
             for image in (1, 2):
                 _set_image_times(wim, image, standin.epoch)

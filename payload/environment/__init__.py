@@ -9,7 +9,7 @@ implementation ever follows a reparse point (symbolic link, junction, mount poin
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
@@ -17,6 +17,17 @@ from typing import BinaryIO, Protocol
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
 
 VolumePath = tuple[str, ...]
+
+
+def any_name(_name: str) -> bool:
+    """Every name is wanted (see VolumeFiles.scan)."""
+    return True
+
+
+def called(name: str) -> Callable[[str], bool]:
+    """Whether a name is `name` without regard to case, as Windows compares names."""
+    folded = name.casefold()
+    return lambda other: other.casefold() == folded
 
 
 def windows_path(path: VolumePath) -> str:
@@ -55,8 +66,16 @@ class VolumeFiles(Protocol):
     `ReparsePointInPath` when a component on the way is a reparse point.
     """
 
-    def listing(self, directory: VolumePath) -> list[Entry]:
-        """The entries of a directory, sorted by name."""
+    def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """The entries of a directory whose names are wanted, one by one as the file system has them.
+
+        A folder may hold millions: what is not wanted is neither looked at nor kept. Raises when the first is asked
+        for, and on the way.
+        """
+        ...
+
+    def listing(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> list[Entry]:
+        """What `scan` gives, sorted by name."""
         ...
 
     def entry(self, path: VolumePath) -> Entry | None:
@@ -83,9 +102,29 @@ class VolumeFiles(Protocol):
         """Move a file within the volume and sync both directories. Raises FileExistsError, never overwrites."""
         ...
 
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """Make a second file with the content, times, attributes and access list of `source`, and sync it.
+
+        Raises RenameInstead where that is no safer way to move the file than `rename`. When it fails, a part of the
+        copy is left behind only where it cannot be removed; it never overwrites.
+        """
+        ...
+
     def remove(self, path: VolumePath) -> None:
         """Remove one file name and sync its directory."""
         ...
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """Make sure that no check of the volume brings back the file that was removed from `path`.
+
+        `file_number` is the second part of its `Entry.identity`; 0 where it is not known. Does nothing where removing
+        cannot be cut in two, or was not.
+        """
+        ...
+
+
+class RenameInstead(OSError):
+    """A file is better renamed than copied: the file system journals renames, or a copy would lose a part of it."""
 
 
 class ReparsePointInPath(OSError):

@@ -14,9 +14,14 @@ from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIden
 from payload.environment import Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
 
 if sys.platform == "win32":
-    from payload.environment.windows_folder import folder_files, folder_is_read_only, folder_size
+    from payload.environment.windows_folder import (
+        folder_files,
+        folder_is_read_only,
+        folder_is_unprotectable,
+        folder_size,
+    )
 else:
-    from payload.environment.posix_folder import folder_files, folder_is_read_only, folder_size
+    from payload.environment.posix_folder import folder_files, folder_is_read_only, folder_is_unprotectable, folder_size
 
 
 class TerminalScreen:
@@ -104,11 +109,20 @@ class DirectoryEnvironment:
 
     @contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
-        """The folder as a volume. Raises VolumeNotOpened where it cannot be read, or not be changed."""
+        """The folder as a volume. Raises VolumeNotOpened where it cannot be changed, or not so that undo believes it.
+
+        What lies on FAT, or on NTFS mounted by what shows no access lists, could be anybody's quarantine later.
+        """
         root = Path(volume.id)
         if for_changes and folder_is_read_only(root):
             raise VolumeNotOpened(
                 VolumeState.UNREADABLE, "it is mounted read-only", "Mount it for writing and run again."
+            )
+        if for_changes and (why := folder_is_unprotectable(root)):
+            raise VolumeNotOpened(
+                VolumeState.UNREADABLE,
+                f"{why}, so a quarantine on it could not be protected; nothing was changed",
+                "Windows is on NTFS: mount it with ntfs-3g and run again.",
             )
         yield OpenVolume(volume=volume, files=folder_files(root), writable=for_changes)
 

@@ -17,6 +17,10 @@ from payload.formats.volume_signature import HEAD_LENGTH, VolumeKind, identify
 
 _MOUNT_SECONDS = 30.0
 _IDENTITY_BYTES = 64 * 1024
+#: What only a Windows makes, or may be on.
+_WINDOWS_OWN = frozenset(
+    (VolumeKind.NTFS, VolumeKind.REFS, VolumeKind.BITLOCKER, VolumeKind.BITLOCKER_TO_GO, VolumeKind.STORAGE_SPACES)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,7 @@ def _is_only_a_medium(medium: MediumNode, disk: Disk) -> bool:
     but this ISO from its first block on and has nothing but FAT partitions, is the one a virtual machine was given.
     """
     if disk.is_stick:
-        return all(_kind(node) is not VolumeKind.NTFS for _, node in _places(disk))
+        return all(_kind(node) not in _WINDOWS_OWN for _, node in _places(disk))
     whole = medium.name == disk.name and _kind(medium.node) is VolumeKind.ISO9660
     return whole and bool(disk.partitions) and all(_kind(partition.node).is_fat for partition in disk.partitions)
 

@@ -3,8 +3,10 @@
 What was tried with ntfs-3g 2022.10.3 (tests/payload/test_linux_ntfs.py holds all of it):
 - `ntfs-3g.probe --readwrite` and a mount with `ro` write not one byte, whatever state the volume is in.
 - `norecover` is given always: without it ntfs-3g throws an unclean journal away; ntfsrecover replays it first.
-- `sync` is given for changes: every write of ntfs-3g reaches the disk in order, so that a power cut in the middle of
-  a rename leaves the file with its old name, its new name or both, never with none.
+- `sync` is given for changes: every write of ntfs-3g reaches the disk in order. payload.moving stands on that.
+- The file table's first records have a mirror, which ntfs-3g writes after them. A power cut between leaves it behind,
+  and then ntfs-3g mounts the volume no more, not even to look; Windows minds only a damaged table. So the mirror of a
+  volume that is flagged dirty is written again before it is mounted.
 - `windows_names` is not given: the only names the payload creates are its own and those it found on the volume, and
   quarantine and undo must be able to carry any of the latter.
 - Exit code 14 of ntfs-3g.probe is two things: a hibernation file, or a journal of version 2.0 ("Metadata kept in
@@ -28,7 +30,7 @@ from payload.contract import HibernatedVolumes
 from payload.environment import VolumeNotOpened, VolumeState
 from payload.environment.linux_commands import Completed, run
 from payload.environment.linux_paths import LinuxPaths
-from payload.formats.ntfs import NtfsError, read_volume_information, write_dirty_flag
+from payload.formats.ntfs import NtfsError, mirror_patches, read_volume_information, write_dirty_flag
 
 PROBE_OK, PROBE_HIBERNATED, PROBE_UNCLEAN = 0, 14, 15
 _METADATA_IN_CACHE = "Metadata kept in Windows cache"
@@ -63,6 +65,7 @@ MAYBE_HIBERNATED_DETAIL = (
     "cannot be looked into, so this one may belong to a hibernated Windows."
 )
 UNCLEAN_DETAIL = "Windows did not close this volume cleanly; its journal has to be replayed before it is changed."
+MIRROR_DETAIL = "The power went while this volume was being changed."
 UNCLEAN_ADVICE = "Run chkdsk on this volume (the recovery environment has it), or use the WinPE image, then start this image again."  # fmt: skip  # noqa: E501
 NOT_CLOSED_DETAIL = "the changes may not have reached the disk"
 NOT_CLOSED_ADVICE = (
@@ -120,6 +123,8 @@ def ntfs_state(node: Path) -> Condition:
         )
     if probe.returncode == PROBE_UNCLEAN:
         return Condition(state=VolumeState.UNCLEAN, detail=UNCLEAN_DETAIL)
+    if _stale_mirror(node):
+        return Condition(state=VolumeState.UNCLEAN, detail=MIRROR_DETAIL)
     reason = _PROBE_SENTENCES.get(probe.returncode, probe.sentence)
     return Condition(
         state=VolumeState.UNREADABLE, detail=f"The volume cannot be opened: {reason}.", advice=DAMAGED_ADVICE
@@ -128,8 +133,12 @@ def ntfs_state(node: Path) -> Condition:
 
 @contextlib.contextmanager
 def mounted_to_look(paths: LinuxPaths, node: Path) -> Iterator[MountedNtfs]:
-    """Mount a volume read-only, whatever state it is in. Raises VolumeNotOpened."""
+    """Mount a volume read-only, whatever state it is in. Raises VolumeNotOpened.
+
+    Nothing is written but the file table's mirror, where a power cut left it behind.
+    """
     notes: list[str] = []
+    _renew_mirror(node, notes)
     root = _mount(paths, node, LOOK_OPTIONS)
     try:
         yield MountedNtfs(root=root, writable=False, notes=notes)
@@ -152,6 +161,7 @@ def mounted_for_changes(
     A volume that came unclean, hibernated or flagged stays flagged, so that Windows checks it at its next start.
     """
     notes: list[str] = []
+    _renew_mirror(node, notes)
     came_clean, options = _prepare(node, hibernated, notes, crashed=crashed)
     with _raw_device(node) as raw:
         came_clean = _flag_dirty(raw) and came_clean
@@ -241,6 +251,27 @@ def _raw_device(node: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             stream.close()
+
+
+def _stale_mirror(node: Path) -> list[tuple[int, bytes]]:
+    try:
+        with node.open("rb") as stream:
+            return mirror_patches(stream)
+    except (OSError, NtfsError):
+        return []
+
+
+def _renew_mirror(node: Path, notes: list[str]) -> None:
+    """Make the file table's mirror what the table is, where a power cut left it behind; mounting tells if not."""
+    patches = _stale_mirror(node)
+    if not patches:
+        return
+    with contextlib.suppress(OSError), node.open("r+b") as raw:
+        for offset, data in patches:
+            raw.seek(offset)
+            raw.write(data)
+        _flush(raw)
+        notes.append("The mirror of the volume's file table was renewed: the power had gone between the two.")
 
 
 def _flag_dirty(raw: BinaryIO) -> bool:

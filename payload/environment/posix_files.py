@@ -10,12 +10,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, windows_path
+from payload.environment import (
+    Entry,
+    EntryKind,
+    RenameInstead,
+    ReparsePointInPath,
+    VolumePath,
+    any_name,
+    windows_path,
+)
+from payload.environment.posix_ntfs import copy_whole, forget_removed, short_name_of, streams_of_plain
 from payload.formats.security_descriptor import is_protected_descriptor, protected_descriptor
 
 #: ntfs-3g's extended attribute that is the file's whole security descriptor ("Extended attributes", ntfs-3g wiki).
@@ -30,7 +40,10 @@ _POSIX_FILE_SYSTEMS = frozenset(
 )
 #: These hold no Windows and no store that could be believed later, but the receipts on the boot medium.
 _FAT_FILE_SYSTEMS = frozenset(("vfat", "msdos", "exfat"))
+_FUSE_FILE_SYSTEMS = frozenset(("fuseblk", "fuse"))
 _PROC = Path("/proc/self")
+#: How mountinfo writes spaces and the like (proc(5)).
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.ENOSYS)
 
 
@@ -40,11 +53,17 @@ class PosixVolumeFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def listing(self, directory: VolumePath) -> list[Entry]:
-        """See VolumeFiles. An entry that cannot be looked at is listed as OTHER, with its `problem`."""
-        with self._folder(directory) as folder:
+    def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """See VolumeFiles. An entry that cannot be looked at is given as OTHER, with its `problem`."""
+        with self._folder(directory) as folder, os.scandir(folder) as found:
             device = os.fstat(folder).st_dev
-            return [_entry_as_it_is(folder, name, device) for name in sorted(os.listdir(folder))]  # noqa: PTH208
+            for item in found:
+                if wanted(item.name):
+                    yield _entry_as_it_is(folder, item.name, device)
+
+    def listing(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> list[Entry]:
+        """See VolumeFiles."""
+        return sorted(self.scan(directory, wanted), key=lambda entry: entry.name)
 
     def entry(self, path: VolumePath) -> Entry | None:
         """See VolumeFiles. None also where the folder it would be in does not exist."""
@@ -126,11 +145,40 @@ class PosixVolumeFiles:
             _sync(new)
             _sync(old)
 
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """See VolumeFiles. Only on NTFS through ntfs-3g, which journals nothing, and only for a plain file."""
+        with self.open_file(source) as original, self._parent(destination) as folder:
+            device = _ntfs_device(original.fileno())
+            streams = streams_of_plain(device, original.fileno()) if device else None
+            if streams is None:
+                raise RenameInstead(errno.ENOTSUP, f"{windows_path(source)} is better renamed than copied")
+            descriptor = os.open(destination[-1], _NEW_FILE_FLAGS, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(descriptor, "wb", buffering=0) as copied:
+                    copy_whole(original.fileno(), copied.fileno(), streams)
+                    _sync(copied.fileno())
+                _sync(folder)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(destination[-1], dir_fd=folder)
+                raise
+
     def remove(self, path: VolumePath) -> None:
         """See VolumeFiles. A folder is not removed."""
         with self._parent(path) as folder:
-            os.unlink(path[-1], dir_fd=folder)
+            try:
+                os.unlink(path[-1], dir_fd=folder)
+            except OSError:
+                if not _finish_removal(folder, path[-1]):
+                    raise
             _sync(folder)
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """See VolumeFiles. On NTFS through ntfs-3g, whose removals can be cut in two."""
+        with self._parent(path) as folder:
+            device = _ntfs_device(folder)
+            if device is not None and file_number and not _exists(folder, path[-1]):
+                forget_removed(device, file_number, folder=os.fstat(folder).st_ino, names=path[-1:])
 
     @contextlib.contextmanager
     def _parent(self, path: VolumePath) -> Iterator[int]:
@@ -228,6 +276,29 @@ def _require_file(folder: int, path: VolumePath) -> None:
         raise OSError(errno.EINVAL, f"{windows_path(path)} is no ordinary file")
 
 
+def _finish_removal(folder: int, name: str) -> bool:
+    """Remove a file that ntfs-3g cannot remove since the power went while it did; whether it is gone.
+
+    ntfs-3g takes the 8.3 name out of the folder first, and gives up where the folder does not list what the file's
+    record knows. So that name is listed again.
+    """
+    device = _ntfs_device(folder)
+    if device is None or not _exists(folder, name):
+        return False
+    number, within = os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino, os.fstat(folder).st_ino
+    short = short_name_of(device, number, folder=within)
+    if not short:
+        return False
+    with contextlib.suppress(OSError):
+        os.link(name, short, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=folder)
+    if _exists(folder, name):
+        return False
+    forget_removed(device, number, folder=within, names=(name, short))
+    return True
+
+
 def _refuse_special(folder: int, path: VolumePath) -> None:
     if _exists(folder, path[-1]):
         _require_file(folder, path)
@@ -237,6 +308,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def unprotectable(root: Path) -> str:
+    """Why nothing below `root` can be protected from users, in words; empty where it can. Raises OSError."""
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _shows_access_lists(folder) or (kind := _file_system(folder)) in _POSIX_FILE_SYSTEMS:
+            return ""
+    finally:
+        os.close(folder)
+    return f"its file system ({kind or 'unknown'}) shows no access lists"
 
 
 def _sync(descriptor: int) -> None:
@@ -275,6 +357,13 @@ def _protected(descriptor: int) -> bool:
     return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
+def _shows_access_lists(descriptor: int) -> bool:
+    try:
+        return _descriptor_of(descriptor) is not None
+    except OSError:
+        return True  # ntfs-3g cannot read that of a root folder which mkntfs made (EIO)
+
+
 def _descriptor_of(descriptor: int) -> bytes | None:
     """The security descriptor, None on file systems that have none. Raises OSError."""
     try:
@@ -286,15 +375,29 @@ def _descriptor_of(descriptor: int) -> bytes | None:
 
 
 def _file_system(descriptor: int) -> str:
-    """The type of the file system, such as "ext4" or "fuseblk"; empty where the kernel does not say (proc(5))."""
+    """The type of the file system, such as "ext4" or "fuseblk"; empty where the kernel does not say."""
+    return _mount_of(descriptor)[0]
+
+
+def _ntfs_device(descriptor: int) -> Path | None:
+    """The device (or the image) of an NTFS that ntfs-3g has mounted; None for every other file system."""
+    kind, source = _mount_of(descriptor)
+    if kind not in _FUSE_FILE_SYSTEMS or not _shows_access_lists(descriptor) or not source.startswith("/"):
+        return None
+    return Path(source)
+
+
+def _mount_of(descriptor: int) -> tuple[str, str]:
+    """The type and the source of a file's mount, both empty where the kernel does not say (proc(5))."""
     try:
         facts = (_PROC / "fdinfo" / str(descriptor)).read_text("ascii", "replace")
         mounts = (_PROC / "mountinfo").read_text("utf-8", "surrogateescape")
     except OSError:
-        return ""
+        return "", ""
     # Not by st_dev: btrfs gives every subvolume a device of its own, which mountinfo does not have.
     mount = next((line.split()[1] for line in facts.splitlines() if line.startswith("mnt_id:")), "")
     for line in mounts.split("\n"):
-        if line.split(" ", 1)[0] == mount:
-            return line.rpartition(" - ")[2].split(" ", 1)[0] if mount else ""
-    return ""
+        if mount and line.split(" ", 1)[0] == mount:
+            kind, source = (*line.rpartition(" - ")[2].split(" "), "", "")[:2]
+            return kind, _OCTAL.sub(lambda found: chr(int(found[1], 8)), source)
+    return "", ""

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from payload.environment import VolumeFiles
-from payload.environment.posix_files import PosixVolumeFiles
+from payload.environment.posix_files import PosixVolumeFiles, unprotectable
 
 
 def folder_files(root: Path) -> VolumeFiles:
@@ -26,3 +26,8 @@ def folder_size(root: Path) -> int:
 def folder_is_read_only(root: Path) -> bool:
     """Whether `root` is mounted read-only. Raises OSError."""
     return bool(os.statvfs(root).f_flag & os.ST_RDONLY)
+
+
+def folder_is_unprotectable(root: Path) -> str:
+    """Why a quarantine below `root` would be safe from nobody, in words; empty where it is safe. Raises OSError."""
+    return unprotectable(root)

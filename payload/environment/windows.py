@@ -24,12 +24,13 @@ from payload.contract import (
 )
 from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
 from payload.environment import windows_api as api
+from payload.environment.boot_media import can_be_medium, disks_of_media, is_plugged_in, may_hold_windows
 from payload.environment.windows_console import SerialPort, WindowsScreen
 from payload.environment.windows_controllers import list_controllers
 from payload.environment.windows_disks import BOOT_MEDIUM, WindowsDisk, bring_online, judge, list_disks
 from payload.environment.windows_drivers import DRIVERS_FOLDER, load_drivers
 from payload.environment.windows_host import host_identity
-from payload.environment.windows_media import is_boot_medium, receipt_media
+from payload.environment.windows_media import carries_image, receipt_media
 from payload.environment.windows_power import image_folder, is_winpe, leave, shell
 from payload.environment.windows_volumes import SeenVolume, describe, is_on, list_volumes, running_drive
 from payload.formats.hiberfil import HIBERFIL_NAME
@@ -98,26 +99,21 @@ class WindowsEnvironment:
         return list_controllers()
 
     def volumes(self) -> Sequence[Volume]:
-        """Every volume of every disk but the boot medium and, unless it was asked for, the running Windows's."""
+        """Every volume of every disk but the boot medium's and, unless it was asked for, the running Windows's."""
         return list(self._volumes)
 
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
-        """The volume by its `\\\\?\\Volume{GUID}\\` name. Raises VolumeNotOpened.
-
-        `notes` is complete only after the context has been left: closing adds to it.
-        """
+        """The volume by its `\\\\?\\Volume{GUID}\\` name. Raises VolumeNotOpened; OSError where closing fails."""
         seen = self._volumes.get(volume)
         if seen is None or volume.state in _NOT_OPENABLE:
             raise VolumeNotOpened(volume.state, volume.detail, volume.advice)
         notes: list[str] = []
         if for_changes:
             self._make_ready(volume, seen, notes)
-        try:
-            yield OpenVolume(volume=volume, files=seen.files(flush=for_changes), writable=for_changes, notes=notes)
-        finally:
-            if for_changes:
-                seen.flush()
+        yield OpenVolume(volume=volume, files=seen.files(flush=for_changes), writable=for_changes, notes=notes)
+        if for_changes:
+            seen.flush()
 
     @contextlib.contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002 - the boot medium is already known
@@ -148,11 +144,19 @@ class WindowsEnvironment:
 
     @cached_property
     def _boot_media(self) -> list[SeenVolume]:
-        return [volume for volume in self._seen if is_boot_medium(volume, self._config.image_id)]
+        return [
+            volume
+            for volume in self._seen
+            if can_be_medium(volume, self._sticks) and carries_image(volume, self._config.image_id)
+        ]
 
     @cached_property
     def _boot_disks(self) -> frozenset[int]:
-        return frozenset(number for volume in self._boot_media for number in volume.disks)
+        return disks_of_media(self._seen, self._boot_media, self._sticks)
+
+    @property
+    def _sticks(self) -> frozenset[int]:
+        return frozenset(disk.number for disk in self._disks if disk.is_stick)
 
     @cached_property
     def _judged(self) -> list[WindowsDisk]:
@@ -171,7 +175,8 @@ class WindowsEnvironment:
         found = {}
         for seen in self._seen:
             is_running = is_on(seen, running)
-            if seen.drive_type in _NOT_LISTED or seen in self._boot_media or seen.disks & self._boot_disks:
+            is_medium = seen in self._boot_media and not may_hold_windows(seen)
+            if seen.drive_type in _NOT_LISTED or is_medium or seen.disks & self._boot_disks:
                 continue
             if is_running and not self._running_windows:
                 continue
@@ -197,7 +202,9 @@ class WindowsEnvironment:
             )
 
     def _load_drivers_of_medium(self) -> list[str]:
-        folders = [Path(volume.root) / MEDIUM_FOLDER / DRIVERS_FOLDER for volume in self._boot_media]
+        """Those that a technician plugged in: what lies on a host's own disk may be anybody's."""
+        plugged_in = [volume for volume in self._boot_media if is_plugged_in(volume, self._sticks)]
+        folders = [Path(volume.root) / MEDIUM_FOLDER / DRIVERS_FOLDER for volume in plugged_in]
         return [note for folder in folders for note in load_drivers(folder)]
 
     def _settle(self, limit: float) -> None:

@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterator
 from ctypes import wintypes
 from typing import BinaryIO
 
-from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, windows_path
+from payload.environment import (
+    Entry,
+    EntryKind,
+    RenameInstead,
+    ReparsePointInPath,
+    VolumePath,
+    any_name,
+    windows_path,
+)
 from payload.environment import windows_api as api
 from payload.formats.security_descriptor import (
     ADMINISTRATORS,
@@ -51,11 +59,15 @@ class WindowsVolumeFiles:
         self._flush = flush
         self._keeps_descriptors = keeps_descriptors
 
-    def listing(self, directory: VolumePath) -> list[Entry]:
-        """See VolumeFiles."""
+    def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """See VolumeFiles. Every entry comes with what is known of it: none is looked at by itself."""
         with self._folder(directory) as folder:
             serial = api.file_information(folder).serial
-            return sorted(_directory_entries(folder, serial), key=lambda entry: entry.name)
+            yield from (entry for entry in _directory_entries(folder, serial) if wanted(entry.name))
+
+    def listing(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> list[Entry]:
+        """See VolumeFiles."""
+        return sorted(self.scan(directory, wanted), key=lambda entry: entry.name)
 
     def entry(self, path: VolumePath) -> Entry | None:
         """See VolumeFiles. None also where the folder it would be in does not exist."""
@@ -130,6 +142,13 @@ class WindowsVolumeFiles:
             if not api.kernel32.MoveFileExW(self._text(source), self._text(destination), api.MOVE_WRITE_THROUGH):
                 raise api.last_error()
             self._flush()
+
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """See VolumeFiles. Windows journals what it does to NTFS."""
+        raise RenameInstead(errno.ENOTSUP, f"{windows_path(source)} is to be renamed to {windows_path(destination)}")
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """See VolumeFiles. Nothing: Windows journals what it does to NTFS."""
 
     def remove(self, path: VolumePath) -> None:
         """See VolumeFiles. A folder is not removed."""

@@ -28,6 +28,11 @@ def folder_is_read_only(root: Path) -> bool:
     return bool(_flags(root) & READ_ONLY_VOLUME)
 
 
+def folder_is_unprotectable(root: Path) -> str:
+    """Why a quarantine below `root` would be safe from nobody, in words; empty where it is safe. Raises OSError."""
+    return "" if _flags(root) & PERSISTENT_ACLS else "its file system has no access lists"
+
+
 def _flags(root: Path) -> int:
     """What GetVolumeInformation says of the volume that `root` is on. Raises OSError."""
     flags = wintypes.DWORD()

@@ -14,7 +14,7 @@ _IDENTITY_BYTES = 64 * 1024
 _MEDIUM_FILE_SYSTEMS = ("FAT", "FAT32", "exFAT", "NTFS")
 
 
-def is_boot_medium(volume: SeenVolume, image_id: str) -> bool:
+def carries_image(volume: SeenVolume, image_id: str) -> bool:
     """Whether the volume carries this very image's identity, \\Bluelift\\image.json."""
     if not image_id or not volume.file_system:
         return False

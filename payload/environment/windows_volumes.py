@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 from collections.abc import Iterator, Sequence
 from ctypes import wintypes
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ _NAME_LENGTH = 261
 PERSISTENT_ACLS, READ_ONLY_VOLUME = 0x8, 0x80000
 #: ERROR_NOT_READY, ERROR_NO_MEDIA_IN_DRIVE.
 _NO_MEDIUM = (21, 1112)
+_DISK_FAILS = (errno.EIO, errno.ENODEV, errno.ENXIO)
 _WINDOWS_FILE_SYSTEMS = ("NTFS", "ReFS")
 
 HIBERNATED_ADVICE = (
@@ -85,9 +86,17 @@ class SeenVolume:
         )
 
     def flush(self) -> None:
-        """Make everything written so far lie on the disk; whoever may not open the volume itself goes without."""
-        with contextlib.suppress(OSError), api.opened(self.device, api.GENERIC_READ | api.GENERIC_WRITE) as handle:
-            api.kernel32.FlushFileBuffers(handle)
+        """Make everything written so far lie on the disk. Raises OSError where the disk fails.
+
+        Whoever may not open the volume itself goes without: every file was flushed by itself.
+        """
+        try:
+            with api.opened(self.device, api.GENERIC_READ | api.GENERIC_WRITE) as handle:
+                if not api.kernel32.FlushFileBuffers(handle):
+                    raise api.last_error()
+        except OSError as error:
+            if error.errno in _DISK_FAILS:
+                raise
 
 
 def list_volumes() -> list[SeenVolume]:

@@ -1,4 +1,4 @@
-"""NTFS: where the master file table lies, the volume's label and version, and the dirty flag.
+"""NTFS: where the master file table lies, the volume's label and version, the dirty flag, the table's mirror.
 
 Source: the Linux-NTFS project's documentation ("NTFS Documentation", $Boot, FILE record, $VOLUME_INFORMATION).
 Pure functions of a stream. MFT records carry fix-ups (the last two bytes of each 512 are swapped out), which are
@@ -16,6 +16,8 @@ OEM_ID = b"NTFS    "
 #: $VOLUME_INFORMATION: Windows checks the volume at its next start.
 FLAG_DIRTY = 0x0001
 
+#: How many records the mirror has at least: a cluster's worth where that is more.
+_MIRRORED = 4
 _VOLUME_RECORD = 3
 _ATTR_VOLUME_NAME = 0x60
 _ATTR_VOLUME_INFORMATION = 0x70
@@ -87,7 +89,7 @@ def parse_boot_sector(sector: bytes) -> BootSector:
 
 def read_volume_information(stream: BinaryIO) -> VolumeInformation:
     """What the $Volume record says, from the mirror where the first copy is damaged. Raises NtfsError, OSError."""
-    boot = _read_boot_sector(stream)
+    boot = read_boot_sector(stream)
     try:
         return _volume_information(_read_record(stream, boot, boot.mft_offset))
     except NtfsError:
@@ -99,7 +101,7 @@ def write_dirty_flag(stream: BinaryIO, *, dirty: bool) -> None:
 
     Clears nothing and raises NtfsError where either copy cannot be read: such a volume should be checked anyway.
     """
-    boot = _read_boot_sector(stream)
+    boot = read_boot_sector(stream)
     patches = [
         _flag_patch(_read_record(stream, boot, base), base + _VOLUME_RECORD * boot.record_size, dirty=dirty)
         for base in (boot.mft_offset, boot.mirror_offset)
@@ -110,7 +112,49 @@ def write_dirty_flag(stream: BinaryIO, *, dirty: bool) -> None:
             stream.write(value)
 
 
-def _read_boot_sector(stream: BinaryIO) -> BootSector:
+def mirror_patches(stream: BinaryIO) -> list[tuple[int, bytes]]:
+    """(offset on the volume, bytes): what makes the table's mirror ($MFTMirr) equal to its first records.
+
+    The mirror is written after the table, so that a power cut between leaves it behind, and then ntfs-3g mounts the
+    volume no more. Empty where they agree, and where that is not what has happened: no copy of the volume's record is
+    flagged dirty, or one of the table's own records is damaged. Raises NtfsError, OSError.
+    """
+    boot = read_boot_sector(stream)
+    size = max(_MIRRORED * boot.record_size, boot.cluster_size)
+    table, mirror = (read_at(stream, offset, size) for offset in (boot.mft_offset, boot.mirror_offset))
+    if table == mirror or not (_says_dirty(table, boot) or _says_dirty(mirror, boot)):
+        return []
+    patches = []
+    for at in range(0, size, boot.record_size):
+        ours, theirs = table[at : at + boot.record_size], mirror[at : at + boot.record_size]
+        if ours != theirs:
+            try:
+                without_fixups(ours)
+            except NtfsError:
+                return []
+            patches.append((boot.mirror_offset + at, ours))
+    return patches
+
+
+def _says_dirty(records: bytes, boot: BootSector) -> bool:
+    at = _VOLUME_RECORD * boot.record_size
+    try:
+        return _volume_information(records[at : at + boot.record_size]).dirty
+    except NtfsError:
+        return False
+
+
+def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
+    """Exactly `size` bytes. Raises NtfsError where the volume is shorter, OSError."""
+    stream.seek(offset)
+    data = stream.read(size)
+    if len(data) != size:
+        raise NtfsError("the volume ends in the middle of its file table")
+    return data
+
+
+def read_boot_sector(stream: BinaryIO) -> BootSector:
+    """The boot sector at the start of the stream. Raises NtfsError, OSError."""
     stream.seek(0)
     return parse_boot_sector(stream.read(512))
 
@@ -127,18 +171,19 @@ def _fixup_positions(raw: bytes) -> dict[int, int]:
     """For each byte that is swapped out, where it really is: position in the record -> position in the array."""
     array, count = struct.unpack_from("<HH", raw, 4)
     if count != len(raw) // _FIXUP_STRIDE + 1 or array + 2 * count > _FIXUP_STRIDE - 2 or array < 8:
-        raise NtfsError("the $Volume record's fix-up array is damaged")
+        raise NtfsError("a record's fix-up array is damaged")
     number = raw[array : array + 2]
     positions = {}
     for i in range(1, count):
         end = i * _FIXUP_STRIDE - 2
         if raw[end : end + 2] != number:
-            raise NtfsError("the $Volume record was written only in part")
+            raise NtfsError("a record was written only in part")
         positions.update({end + j: array + 2 * i + j for j in range(2)})
     return positions
 
 
-def _without_fixups(raw: bytes) -> bytes:
+def without_fixups(raw: bytes) -> bytes:
+    """A FILE record as it is meant. Raises NtfsError where it was written only in part."""
     plain = bytearray(raw)
     for position, real in _fixup_positions(raw).items():
         plain[position] = raw[real]
@@ -161,7 +206,7 @@ def _resident_attributes(plain: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _volume_information(raw: bytes) -> VolumeInformation:
-    plain = _without_fixups(raw)
+    plain = without_fixups(raw)
     label, found = "", None
     for kind, offset, length in _resident_attributes(plain):
         if kind == _ATTR_VOLUME_NAME:
@@ -175,7 +220,7 @@ def _volume_information(raw: bytes) -> VolumeInformation:
 
 def _flag_patch(raw: bytes, record_offset: int, *, dirty: bool) -> list[tuple[int, bytes]]:
     """(offset on the volume, one byte): the flag's low byte at the place where it really is."""
-    plain = _without_fixups(raw)
+    plain = without_fixups(raw)
     _volume_information(raw)
     swapped = _fixup_positions(raw)
     patch = []

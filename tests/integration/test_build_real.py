@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import SIZE_LIMIT, Built
+from builder.build import Built
+from builder.build_linux import SIZE_LIMIT
 from builder.cache import default_folder
 from builder.plan import PackagePin
 

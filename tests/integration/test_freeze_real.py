@@ -27,6 +27,9 @@ from builder.portable import NAME, write_portable
 from builder.windows_payload import FreezeOptions, WindowsPayload, backend_for, windows_payload
 from builder.wine import DriveKind, WinePrefix
 from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, make_windows, snapshot
+from tests.unit.pe_maker import pe_file
+from tests.unit.windows_media_maker import windows_iso
+from tests.winpe_builds import bluelift
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("wine") or not shutil.which("osslsigncode"), reason="wine or osslsigncode is not installed"
@@ -269,13 +272,43 @@ def test_a_tampered_python_is_refused(genuine: dict[str, bytes], tmp_path: Path,
 
 
 def test_an_unsigned_and_a_foreign_binary_are_refused(genuine: dict[str, bytes], tmp_path: Path) -> None:
-    from tests.unit.pe_maker import pe_file
-
     files = {**genuine, "select.pyd": pe_file(["kernel32.dll"]), "extra.dll": genuine["vcruntime140.dll"]}
     with pytest.raises(BaseMediaError) as caught:
         windows_python.lay_out_given_python(package(tmp_path / "e.zip", files), tmp_path / "python")
     assert "select.pyd: it is not signed" in caught.value.message
     assert "extra.dll: it is signed by Microsoft Windows Software Compatibility Publisher" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("python311.dll", "flipped", "python311.dll: it was changed after it was signed"),
+        ("python311.zip", "flipped", "python311.zip is not that of Python 3.11.9"),
+        ("select.pyd", "unsigned", "select.pyd: it is not signed"),
+        ("python311.dll", "cut off", "python311.dll: "),
+    ],
+)
+def test_a_build_is_refused_before_anything_is_downloaded(
+    genuine: dict[str, bytes], tmp_path: Path, name: str, change: str, says: str
+) -> None:
+    """A tampered package and an unsigned binary, as a user meets them."""
+    content = bytearray(genuine[name])
+    if change == "flipped":
+        content[len(content) // 2] ^= 1
+    elif change == "unsigned":
+        content = bytearray(pe_file(["kernel32.dll"]))
+    else:
+        del content[len(content) // 2 :]
+    package(tmp_path / "e.zip", {**genuine, name: bytes(content)})
+    windows_iso(tmp_path / "x.iso")
+    argv = ("build", "winpe", "--windows-iso", "x.iso", "--windows-python", "e.zip", "--offline")
+    done = bluelift(*argv, "--cache", "cache", "-o", "dist", cwd=tmp_path)
+    assert (done.returncode, says in done.stderr) == (6, True), done.stderr
+    assert re.search(r"\n  (Do not use this package|It must be the 64-bit Python)", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "dist").iterdir()) == []
+    kept = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert kept == {"CACHEDIR.TAG", "bluelift-cache.json", "lock"}
 
 
 def test_the_library_of_a_nuget_package_is_held_to_the_signed_catalog(

@@ -18,6 +18,8 @@ import pytest
 from payload.contract import FileClass, FileOutcome
 from payload.environment import EntryKind
 from payload.environment.posix_files import PosixVolumeFiles
+from payload.formats.mft import _offset_of, read_file_record
+from payload.formats.ntfs import read_at, read_boot_sector
 from payload.formats.security_descriptor import SYSTEM, parse_security_descriptor, protected_descriptor
 from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
 from payload.store import StoreRefused, choose_store
@@ -153,6 +155,85 @@ def test_everything_about_a_file_survives_quarantine_and_undo(ntfs: Ntfs) -> Non
     assert ntfs.content("/" + IN_PLACE.as_posix()) == CHANNEL_FILES[FAULTY][0]
 
 
+def test_what_a_copy_would_not_keep_is_renamed(ntfs: Ntfs) -> None:
+    streamed, linked, packed = (f"C-00000291-00000000-0000003{number}.sys" for number in (4, 6, 7))
+    with ntfs.mounted() as root:
+        make_windows(root)
+        folder = root.joinpath(*CROWDSTRIKE)
+        times = {name: (folder / name).stat().st_mtime_ns for name in (streamed, linked, packed)}
+        os.setxattr(folder / streamed, "user.Zone", b"a stream")
+        os.link(folder / linked, root / "other-name.sys")
+        os.setxattr(folder / packed, "system.ntfs_attrib", struct.pack("<I", 0x820))  # compressed from now on
+        (folder / packed).write_bytes(bytes(100_000))
+        for name, when in times.items():
+            os.utime(folder / name, ns=(when, when))
+        numbers = {name: (folder / name).stat().st_ino for name in ACTED_ON}
+    with ntfs.mounted() as root:
+        results = repair(PosixVolumeFiles(root))
+        assert outcomes(results) == dict.fromkeys(ACTED_ON, FileOutcome.QUARANTINED)
+        kept = {record.path.split("\\")[-1]: root.joinpath(*record.quarantined_as.split("\\")) for record in results[0].records}  # fmt: skip  # noqa: E501
+    with ntfs.mounted() as root:
+        assert os.getxattr(kept[streamed], "user.Zone") == b"a stream"
+        assert kept[linked].samefile(root / "other-name.sys")
+        renamed = {name for name in ACTED_ON if kept[name].stat().st_ino == numbers[name]}
+        assert linked in renamed
+        assert not renamed & {FAULTY, streamed}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_no_check_brings_back_what_was_removed_before_the_power_went(ntfs: Ntfs, again: bool) -> None:
+    """ntfs-3g takes a file out of its folder before it frees its record: a record that is still in use is freed.
+
+    `again`: another file has the name now, so that nothing is certain and the record stays.
+    """
+    with ntfs.mounted() as root:
+        make_windows(root)
+        number = (root / IN_PLACE).stat().st_ino
+    with ntfs.image.open("rb") as stream:
+        boot = read_boot_sector(stream)
+        offset = _offset_of(stream, boot, number)
+        record = read_at(stream, offset, boot.record_size)
+    with ntfs.mounted() as root:
+        (root / IN_PLACE).unlink()
+        if again:
+            (root / "elsewhere").write_bytes(b"takes the number that was freed")
+            (root / IN_PLACE).write_bytes(b"new")
+    with ntfs.image.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(record)
+        assert read_file_record(stream, number).in_use
+    with ntfs.mounted() as root:
+        PosixVolumeFiles(root).settle_removal(IN_PLACE.parts, number)
+        PosixVolumeFiles(root).settle_removal(IN_PLACE.parts, 5)
+    with ntfs.image.open("rb") as stream:
+        assert read_file_record(stream, number).in_use is again
+        assert read_file_record(stream, 5).in_use
+
+
+def test_a_file_that_lost_its_short_name_in_a_power_cut_is_removed_all_the_same(ntfs: Ntfs) -> None:
+    """ntfs-3g takes the 8.3 name out of the folder first; the record still knows it, and ntfs-3g then gives up."""
+    with ntfs.mounted() as root:
+        make_windows(root)
+        os.setxattr(root / IN_PLACE, "system.ntfs_dos_name", b"C-0000~1.SYS")
+        number = (root / IN_PLACE).stat().st_ino
+    with ntfs.image.open("rb") as stream:
+        boot = read_boot_sector(stream)
+        offset = _offset_of(stream, boot, number)
+        record = read_at(stream, offset, boot.record_size)
+    with ntfs.mounted() as root:
+        os.removexattr(root / IN_PLACE, "system.ntfs_dos_name")
+    with ntfs.image.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(record)
+    with ntfs.mounted() as root, pytest.raises(OSError, match=r"No such file|Input/output"):
+        (root / IN_PLACE).unlink()
+    with ntfs.mounted() as root:
+        PosixVolumeFiles(root).remove(IN_PLACE.parts)
+        assert not {"C-0000~1.SYS", FAULTY} & {path.name for path in (root / IN_PLACE).parent.iterdir()}
+    with ntfs.image.open("rb") as stream:
+        assert not read_file_record(stream, number).in_use
+
+
 def test_another_program_reads_the_stores_access_list(ntfs: Ntfs) -> None:
     with ntfs.mounted() as root:
         make_windows(root)
@@ -187,7 +268,7 @@ def test_a_store_that_a_user_owns_is_not_used(ntfs: Ntfs) -> None:
             parse_security_descriptor(os.getxattr(root / "ProgramData" / "Bluelift", "system.ntfs_acl")).owner
             == "S-1-5-32-545"
         )
-        choice = choose_store(files)
+        choice = choose_store(files, "20240719T120000Z-1a2b3c4d")
         assert choice.path == ("ProgramData", "Bluelift.1")
         assert len(choice.notes) == 1
         repair(files)
@@ -230,7 +311,7 @@ def test_junctions_are_left_alone(ntfs: Ntfs) -> None:
         junction(root / "ProgramData", "C:\\Data")
     with ntfs.mounted() as root:
         with pytest.raises(StoreRefused, match="ProgramData is a reparse point"):
-            choose_store(PosixVolumeFiles(root))
+            choose_store(PosixVolumeFiles(root), "20240719T120000Z-1a2b3c4d")
 
 
 def fill(root: Path) -> None:

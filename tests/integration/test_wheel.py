@@ -89,7 +89,7 @@ def test_profiles_and_plans_work(bluelift: Path, tmp_path: Path) -> None:
 def test_it_builds_what_the_checkout_builds(bluelift: Path, tmp_path: Path) -> None:
     """The facts a plan is made of are the same installed as in the checkout, so the image is the same."""
     code = (
-        "from builder.build import gather_facts; from dataclasses import asdict; import json; "
+        "from builder.build_linux import gather_facts; from dataclasses import asdict; import json; "
         "print(json.dumps(asdict(gather_facts(None)), sort_keys=True, default=dict))"
     )
     installed = subprocess.run(

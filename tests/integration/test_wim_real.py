@@ -37,10 +37,9 @@ def said(*argv: str | Path) -> str:
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     base = libwim_wim(tmp_path / "base.wim", [PE_FILES, FILES], boot_index=1)
-    order = WimOrder(
-        source=whole_file(base), index=2, changes=CHANGES, epoch=EPOCH, guid=bytes(range(16)), integrity=True
-    )
-    return build_wim(order, tmp_path / "boot.wim").path
+    order = WimOrder(source=whole_file(base), index=2, changes=CHANGES, epoch=EPOCH, guid=bytes(range(16)))
+    build_wim(order, tmp_path / "boot.wim")
+    return tmp_path / "boot.wim"
 
 
 def expected() -> dict[str, bytes]:
@@ -78,7 +77,7 @@ def test_wimlib_imagex_reads_what_we_wrote(tmp_path: Path, built: Path) -> None:
     assert info["Last Modification Time"] == "Tue Jul 01 00:00:00 2025 UTC"
     assert info["Architecture"] == "x86_64"
     said("wimlib-imagex", "verify", built)
-    said("wimlib-imagex", "apply", built, "1", tmp_path / "out", "--check")
+    said("wimlib-imagex", "apply", built, "1", tmp_path / "out")
     assert tree(tmp_path / "out") == digests(expected())
 
 

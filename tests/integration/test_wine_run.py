@@ -1,12 +1,16 @@
 """The Windows PE image's own chain of start under Wine: winpeshl.ini, startnet.cmd, the frozen payload.
 
+The image is that of an ISO as `bluelift build` makes it, taken out of it by 7z and wimlib-imagex; where a test asks for
+another configuration or leaves something out, the same files are put into an empty folder.
 The same must have become of the same trees as in the Linux boot tests. What Wine does not have (security descriptors,
 alternate streams, sectors) is not proven here.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +24,7 @@ from builder.console import PlainConsole
 from builder.frozen import FrozenPayload
 from builder.verify.readback import STORE
 from builder.verify.scenarios import SCENARIOS
+from builder.verify.standin_media import make_bootable_standin
 from builder.verify.windows_tree import (
     CROWDSTRIKE,
     Fate,
@@ -46,7 +51,16 @@ from payload.contract import (
     Verdict,
     VolumeRecord,
 )
+from tests.winpe_builds import bluelift, lacking
 
+PROFILE = """\
+environment: winpe
+organisation: Example Ltd
+base: {kind: windows-iso, path: install.iso}
+ending: {otherwise: power-off, countdown: 0}
+disk_wait: 5
+serial: ''
+"""
 CONFIG = PayloadConfig(
     image_id="wine-run",
     rules=BUILT_IN_RULES,
@@ -59,10 +73,8 @@ CONFIG = PayloadConfig(
 )
 FAULTY = f"{CROWDSTRIKE}\\C-00000291-00000000-00000032.sys"
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("wine") is None or shutil.which("x86_64-w64-mingw32-gcc") is None,
-    reason="needs wine and gcc-mingw-w64-x86-64-win32",
-)
+_MISSING = [lacking(), *(f"{name} is not installed" for name in ("7z", "wimlib-imagex") if not shutil.which(name))]
+pytestmark = pytest.mark.skipif(any(_MISSING), reason=", ".join(filter(None, _MISSING)))
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +86,27 @@ def frozen() -> FrozenPayload:
         return windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
 
 
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What boot.wim of a built ISO holds, taken out by other programs."""
+    folder: Path = tmp_path_factory.mktemp("shipped")
+    make_bootable_standin(folder / "install.iso")
+    (folder / "p.yaml").write_text(PROFILE)
+    done = bluelift("build", "p.yaml", "-o", "dist", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for argv in (
+        ["7z", "e", "-y", "dist/bluelift-winpe.iso", "sources/boot.wim"],
+        ["wimlib-imagex", "apply", "boot.wim", "1", "X"],
+    ):
+        subprocess.run(argv, cwd=folder, check=True, capture_output=True, timeout=120)
+    return folder / "X"
+
+
 @pytest.fixture
-def machine(tmp_path: Path, frozen: FrozenPayload) -> Iterator[WineMachine]:
-    """A machine with an image; C: is a data volume, as Windows PE often has it."""
-    with winpe_machine(tmp_path / "machine", make_image(tmp_path / "image", frozen, CONFIG)) as made:
+def machine(tmp_path: Path, shipped: Path) -> Iterator[WineMachine]:
+    """A machine with the shipped image; C: is a data volume, as Windows PE often has it."""
+    shutil.copytree(shipped, tmp_path / "image")
+    with winpe_machine(tmp_path / "machine", tmp_path / "image") as made:
         made.attach(WineVolume(letter="C", tree=data_volume(), label="Data"))
         yield made
 
@@ -91,6 +120,12 @@ def make_image(image: Path, frozen: FrozenPayload | None, config: PayloadConfig,
         (image / put.target).parent.mkdir(parents=True, exist_ok=True)
         (image / put.target).write_bytes(put.source)
     return image
+
+
+def image_id(machine: WineMachine) -> str:
+    """Of the image that runs, by its own configuration."""
+    config = json.loads((machine.image / "Bluelift" / "config.json").read_bytes())
+    return str(config["image_id"])
 
 
 def ended(boot: WineBoot, verdict: Verdict) -> None:
@@ -132,7 +167,7 @@ def test_d_is_windows_and_c_is_data(machine: WineMachine) -> None:
     assert machine.differences("D") == ()
     assert machine.differences("C") == ()
     (receipt,) = machine.receipts("D")
-    assert (receipt.verdict, receipt.environment, receipt.image_id) == (Verdict.REPAIRED, "winpe", "wine-run")
+    assert (receipt.verdict, receipt.environment, receipt.image_id) == (Verdict.REPAIRED, "winpe", image_id(machine))
     assert quarantined(receipt) == doomed(tree)
     names = {i.computer_name for i in volume_of(receipt, "Windows").installations}
     assert names == {"FRONTDESK-07", "LAB-BENCH-2"}
@@ -145,6 +180,7 @@ def test_d_is_windows_and_c_is_data(machine: WineMachine) -> None:
 
 
 def test_two_installations_on_two_disks_one_without_a_letter(machine: WineMachine) -> None:
+    """Wine still names the lost letter, but it leads nowhere: only the volume's own name opens it."""
     machine.attach(WineVolume(letter="D", tree=broken_windows(), label="First", lettered=False))
     second = replace(
         faulty_only_windows(),
@@ -241,12 +277,13 @@ def test_drivers_are_loaded_before_disks_are_listed_and_their_exit_codes_told(ma
     assert any("a.INF" in note and "exit code 3" in note for note in receipt.notes)
 
 
-def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine) -> None:
+def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine, tmp_path: Path) -> None:
     machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
     stick = machine.root("E")
-    machine.attach(WineVolume(letter="E", tree=faulty_only_windows().all_kept(), label="BLUELIFT"))
+    machine.attach(WineVolume(letter="E", tree=faulty_only_windows().all_kept()))
+    make_fat(machine, "e", tmp_path / "fat.img", label="BLUELIFT")
     (stick / "Bluelift").mkdir()
-    (stick / "Bluelift/image.json").write_text('{"image_id": "wine-run"}\n')
+    (stick / "Bluelift/image.json").write_text(json.dumps({"image_id": image_id(machine)}))
     ended(machine.boot(), Verdict.REPAIRED)
     assert machine.differences("D") == ()
     assert [d for d in machine.differences("E") if not d.path.startswith("Bluelift")] == []
@@ -254,6 +291,28 @@ def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine
     assert left.stat().st_size > 1000
     (receipt,) = machine.receipts("D")
     assert {volume.label for volume in receipt.volumes} == {"Windows"}
+
+
+def make_fat(machine: WineMachine, letter: str, image: Path, *, label: str) -> None:
+    """Let a drive's file system be FAT: Wine asks the device behind the drive, which is this file."""
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.fat", "-F", "32", "-n", label, image], check=True, capture_output=True)
+    (machine.root("C").parent / "dosdevices" / f"{letter}::").symlink_to(image)
+
+
+def test_a_copy_of_the_images_files_hides_no_windows(machine: WineMachine) -> None:
+    """Any user of a host can make \\Bluelift\\image.json on C:, and drivers beside it."""
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    planted = machine.root("D") / "Bluelift"
+    (planted / "drivers").mkdir(parents=True)
+    (planted / "image.json").write_text(json.dumps({"image_id": image_id(machine)}))
+    (planted / "drivers" / "evil.inf").write_text("[Version]\n")
+    boot = machine.boot()
+    ended(boot, Verdict.REPAIRED)
+    assert [d for d in machine.differences("D") if not d.path.startswith("Bluelift")] == []
+    assert not any("drvload" in call for call in boot.calls)
+    assert not (planted / "receipts").exists()
 
 
 def test_a_machine_that_cannot_restart_says_so_and_stays(machine: WineMachine) -> None:

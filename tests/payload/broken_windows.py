@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from payload.contract import FileClass, FileOutcome, Rule
-from payload.environment import VolumeFiles
+from payload.environment import VolumeFiles, posix_files
 from payload.formats.channel_file import channel_file_bytes
 from payload.quarantine import RunResult, apply, complete_interrupted, plan
 from payload.rule_schema import CROWDSTRIKE_CHANNEL_291, parse_utc_ns
@@ -157,3 +159,16 @@ class FaultyOs:
     def fsync(self, descriptor: int) -> None:
         self._step("fsync")
         os.fsync(descriptor)
+
+
+def claim_file_system(proc: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernel say that every file lies on a file system of type `kind`."""
+    fdinfo = proc / "fdinfo"
+    fdinfo.mkdir(parents=True)
+    for descriptor in range(64):
+        (fdinfo / str(descriptor)).write_text("pos:\t0\nflags:\t0100000\nmnt_id:\t24\nino:\t3\n")
+    (proc / "mountinfo").write_text(
+        "2 1 8:1 / /boot rw,relatime - ext4 /dev/sda1 rw\n"
+        f"24 2 8:2 / /mnt/a\\040-\\040b rw,relatime shared:2 - {kind} /dev/sda2 rw\n"
+    )
+    monkeypatch.setattr(posix_files, "_PROC", proc)

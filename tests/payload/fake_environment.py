@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -15,12 +15,14 @@ from payload.environment import (
     EntryKind,
     Medium,
     OpenVolume,
+    RenameInstead,
     ReparsePointInPath,
     Screen,
     Volume,
     VolumeNotOpened,
     VolumePath,
     VolumeState,
+    any_name,
 )
 
 FAULTY_NS = 1721362200 * 10**9  # 2024-07-19T04:10:00Z
@@ -81,11 +83,15 @@ class MemoryFiles:
 
     # VolumeFiles
 
-    def listing(self, directory: VolumePath) -> list[Entry]:
-        """The entries of a directory, sorted by name."""
+    def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """The entries of a directory, the last one made first."""
         self._fault("listing")
         node = self._directory(directory)
-        return [_entry(name, child) for name, child in sorted(node.children.items())]
+        yield from (_entry(name, child) for name, child in reversed(node.children.items()) if wanted(name))
+
+    def listing(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> list[Entry]:
+        """The entries of a directory, sorted by name."""
+        return sorted(self.scan(directory, wanted), key=lambda entry: entry.name)
 
     def entry(self, path: VolumePath) -> Entry | None:
         """The entry at a path."""
@@ -137,6 +143,13 @@ class MemoryFiles:
         parent, old = self._parent(source)
         del parent.children[_find(parent, old) or old]
         to.children[name] = node
+
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """Never: this volume's renames are whole."""
+        raise RenameInstead(str(source), str(destination))
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """Nothing: so are its removals."""
 
     def remove(self, path: VolumePath) -> None:
         """A file gone."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from payload.contract import AfterRepair, HostIdentity
-from payload.environment import Environment, VolumeState
+from payload.environment import Environment, VolumeNotOpened, VolumeState
 from payload.environment.directory import DirectoryEnvironment, TerminalScreen
+from payload.windows_install import find_installations
+from tests.payload.broken_windows import claim_file_system, make_windows, snapshot
 
 
 class Terminal(io.StringIO):
@@ -31,6 +33,28 @@ def test_every_folder_is_a_volume(tmp_path: Path) -> None:
         with environment.open_volume(volumes[0], for_changes=for_changes) as opened:
             assert opened.writable is for_changes
             assert [entry.name for entry in opened.files.listing(())] == ["x.txt"]
+
+
+@pytest.mark.parametrize("kind", ["vfat", "exfat", "ntfs3", "fuseblk", "cifs", ""])
+def test_nothing_is_changed_where_no_quarantine_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Undo would not believe it."""
+    make_windows(tmp_path / "root")
+    environment = DirectoryEnvironment([tmp_path / "root"], stream=io.StringIO())
+    (volume,) = environment.volumes()
+    claim_file_system(tmp_path / "proc", kind, monkeypatch)
+    before = snapshot(tmp_path / "root")
+    with (
+        pytest.raises(VolumeNotOpened, match="could not be protected") as refused,
+        environment.open_volume(volume, for_changes=True),
+    ):
+        pass
+    assert (kind or "unknown") in refused.value.detail
+    assert "ntfs-3g" in refused.value.advice
+    with environment.open_volume(volume, for_changes=False) as opened:
+        assert len(find_installations(opened.files).installations) == 1
+    assert snapshot(tmp_path / "root") == before
 
 
 def test_a_folder_that_has_gone_is_still_a_volume(tmp_path: Path) -> None:

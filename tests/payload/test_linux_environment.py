@@ -372,6 +372,16 @@ def test_our_files_beside_a_windows_hide_only_their_own_volume(machine: FakeMach
 
 
 @needs("mkfs.vfat")
+def test_our_files_beside_a_locked_windows_hide_only_their_own_volume(machine: FakeMachine) -> None:
+    fake_mount(machine)
+    gpt_disk(machine, "sda", [EFI_SYSTEM, BASIC_DATA], removable="1")
+    subprocess.run(["mkfs.vfat", str(machine.paths.dev / "sda1")], check=True, capture_output=True)
+    put(machine.paths.dev / "sda2", 0, b"\xebX\x90-FVE-FS-")
+    identity(machine, "sda1", {"image_id": IMAGE_ID})
+    assert states(environment(machine)) == {"sda2": ("BitLocker", VolumeState.LOCKED)}
+
+
+@needs("mkfs.vfat")
 def test_our_files_on_a_disk_of_the_host_without_partitions(machine: FakeMachine) -> None:
     fake_mount(machine)
     machine.disk("sda", 8 * MIB, where="a")

@@ -447,6 +447,23 @@ def test_undo_goes_on_after_a_volume_that_cannot_be_opened() -> None:
     assert "sda3: restored" in done.out
 
 
+def test_undo_tells_what_it_did_even_where_closing_the_volume_fails() -> None:
+    class CloseFails(FakeEnvironment):
+        def _fault(self, method: str) -> None:
+            if method == "close_volume" and self.opened[-1][1] and self.fails:
+                raise VolumeNotOpened(VolumeState.UNREADABLE, "the changes may not have reached the disk", "")
+
+        fails = False
+
+    environment = CloseFails(FakeVolume(volume(), windows_files()))
+    main_here("--all-disks", environment=environment)
+    environment.fails = True
+    done = main_here("--all-disks", "--undo", environment=environment)
+    assert done.code == Verdict.FAILED.exit_code
+    assert "sda3: could not be closed well: the changes may not have reached the disk" in done.out
+    assert f"sda3: restored  {FAULTY_PATH}" in done.out
+
+
 def test_undo_of_a_locked_volume_says_why() -> None:
     fake = FakeVolume(volume(), windows_files())
     environment = FakeEnvironment(fake)

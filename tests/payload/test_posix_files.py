@@ -10,6 +10,7 @@ import pytest
 from payload.environment import Entry, EntryKind, ReparsePointInPath, VolumePath, posix_files
 from payload.environment.posix_files import PosixVolumeFiles
 from payload.formats.security_descriptor import protected_descriptor
+from tests.payload.broken_windows import claim_file_system
 
 
 @pytest.fixture
@@ -211,19 +212,6 @@ def test_an_unreadable_acl_is_no_protection(files: PosixVolumeFiles, monkeypatch
     assert not files.is_protected(("new",))
 
 
-def claim(proc: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kernel say that every file lies on a file system of type `kind`."""
-    fdinfo = proc / "fdinfo"
-    fdinfo.mkdir(parents=True)
-    for descriptor in range(64):
-        (fdinfo / str(descriptor)).write_text("pos:\t0\nflags:\t0100000\nmnt_id:\t24\nino:\t3\n")
-    (proc / "mountinfo").write_text(
-        "2 1 8:1 / /boot rw,relatime - ext4 /dev/sda1 rw\n"
-        f"24 2 8:2 / /mnt/a\\040-\\040b rw,relatime shared:2 - {kind} /dev/sda2 rw\n"
-    )
-    monkeypatch.setattr(posix_files, "_PROC", proc)
-
-
 @pytest.mark.parametrize("kind", ["ntfs3", "ntfs", "fuseblk", "fuse", "fuse.ntfs-3g", "9p", ""])
 def test_ntfs_without_access_lists_protects_nothing(
     files: PosixVolumeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -231,7 +219,7 @@ def test_ntfs_without_access_lists_protects_nothing(
     """A planted store looks like root's own with mode 0700 on such a mount."""
     files.make_directory(("planted",))
     assert files.is_protected(("planted",))
-    claim(tmp_path / "proc", kind, monkeypatch)
+    claim_file_system(tmp_path / "proc", kind, monkeypatch)
     assert not files.is_protected(("planted",))
     with pytest.raises(OSError, match="mount it with ntfs-3g"):
         files.make_directory(("new",))
@@ -245,7 +233,7 @@ def test_a_kernel_that_says_nothing(files: PosixVolumeFiles, tmp_path: Path, mon
     files.make_directory(("planted",))
     monkeypatch.setattr(posix_files, "_PROC", tmp_path / "nothing")
     assert not files.is_protected(("planted",))
-    claim(tmp_path / "proc", "ext4", monkeypatch)
+    claim_file_system(tmp_path / "proc", "ext4", monkeypatch)
     assert files.is_protected(("planted",))
     (tmp_path / "proc" / "mountinfo").write_text("2 1 8:1 / /boot rw - ext4 /dev/sda1 rw\n")
     assert not files.is_protected(("planted",))
@@ -255,7 +243,7 @@ def test_a_kernel_that_says_nothing(files: PosixVolumeFiles, tmp_path: Path, mon
 def test_fat_takes_receipts_and_protects_nothing(
     files: PosixVolumeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    claim(tmp_path / "proc", kind, monkeypatch)
+    claim_file_system(tmp_path / "proc", kind, monkeypatch)
     files.make_directory(("Bluelift",))
     files.write_file(("Bluelift", "receipt.json"), b"{}")
     assert not files.is_protected(("Bluelift",))

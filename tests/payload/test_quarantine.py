@@ -20,7 +20,7 @@ from payload.environment.posix_files import PosixVolumeFiles
 from payload.quarantine import apply, complete, complete_interrupted, interrupted, plan
 from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
 from payload.rules import Decision, examine
-from payload.store import Run, StoreRefused, choose_store, new_run_id, volume_path, write_receipt
+from payload.store import Run, StoreRefused, choose_store, new_run_id, read_runs, volume_path, write_receipt
 from payload.windows_install import find_installations
 from tests.payload.broken_windows import (
     CHANNEL_FILES,
@@ -205,17 +205,28 @@ def test_a_planted_folder_is_passed_over(disk: Path) -> None:
 
 def test_an_own_store_is_used_again(disk: Path) -> None:
     repair(PosixVolumeFiles(disk))
-    choice = choose_store(PosixVolumeFiles(disk))
+    choice = choose_store(PosixVolumeFiles(disk), RUN)
     assert choice.path == ("ProgramData", "Bluelift")
     assert choice.missing == ()
     assert choice.notes == ()
 
 
-def test_all_ten_taken_or_program_data_elsewhere_is_refused(disk: Path) -> None:
-    for name in ["Bluelift", *(f"Bluelift.{n}" for n in range(1, 10))]:
-        (disk / "ProgramData" / name).write_text("taken")
-    with pytest.raises(StoreRefused, match="Every folder that could hold"):
-        repair(PosixVolumeFiles(disk))
+def test_planting_every_usual_store_stops_no_repair(disk: Path) -> None:
+    for name in ["Bluelift", *(f"Bluelift.{n}" for n in range(1, 10)), "Bluelift-20240719T120000Z-00000000"]:
+        (disk / "ProgramData" / name).mkdir(mode=0o777)
+    before = snapshot(disk)
+    files = PosixVolumeFiles(disk)
+    (result,) = repair(files)
+    assert result.run is not None
+    assert result.run.folder[:2] == ("ProgramData", f"Bluelift-{result.run.run_id}")
+    assert_nothing_lost_or_doubled(disk, before)
+    installations = find_installations(files).installations
+    found = read_runs(files, RULES, installations)
+    assert [run.folder for run in found.runs] == [result.run.folder]
+    assert len(found.refused) == 10, "what anybody may plant any number of is not told"
+
+
+def test_program_data_elsewhere_is_refused(disk: Path) -> None:
     (disk / "ProgramData").rename(disk / "Elsewhere")
     (disk / "ProgramData").symlink_to("Elsewhere")
     with pytest.raises(StoreRefused, match=r"\\ProgramData is a reparse point"):
@@ -438,6 +449,11 @@ def test_folders_that_are_no_runs_are_passed_over(disk: Path) -> None:
     (quarantine / "20240101T000000Z-00000000").mkdir(mode=0o700)  # never came as far as a journal
     (quarantine / "20240101T000000Z-00000001").mkdir(mode=0o755)
     (quarantine / "20240101T000000Z-00000001").chmod(0o755)
+    (quarantine / "20240101T000000Z-00000001" / "journal.json").write_bytes(b"{}")
+    cut = quarantine / "20240101T000000Z-00000006"
+    cut.mkdir(mode=0o700)
+    (cut / ".journal.json.new").write_bytes(b"{}")
+    os.link(cut / ".journal.json.new", cut / "journal.json")  # the power went in the rename
     (quarantine / "notes").mkdir(mode=0o700)
     garbled = quarantine / "20240101T000000Z-00000002"
     garbled.mkdir(mode=0o700)
@@ -461,6 +477,7 @@ def test_folders_that_are_no_runs_are_passed_over(disk: Path) -> None:
                    "larger than any journal"):  # fmt: skip
         assert wanted in said, said
     assert "00000000 " not in said
+    assert "00000006 " not in said
 
 
 def test_a_finished_run_is_not_completed_again(disk: Path) -> None:
@@ -470,14 +487,29 @@ def test_a_finished_run_is_not_completed_again(disk: Path) -> None:
     assert interrupted(files, RULES, find_installations(files).installations).runs == ()
 
 
-def test_a_link_on_the_way_to_the_quarantine_stops_the_move(disk: Path) -> None:
+def test_a_link_on_the_way_to_the_quarantine_is_not_followed(disk: Path) -> None:
     files = PosixVolumeFiles(disk)
     described = plan(files, RUN, "2024-07-20T12:00:00Z", decisions_on(files))
     for folder in described.missing:
         files.make_directory(folder)
     disk.joinpath(*described.folder, "files").symlink_to(disk / "Windows")
     result = apply(files, dataclasses.replace(described, missing=()))
+    assert {record.outcome for record in result.records} == {FileOutcome.QUARANTINED}
+    assert all("\\files.2\\" in record.quarantined_as for record in result.records)
+    assert not (disk / "Windows" / "Windows").exists()
+
+
+def test_without_a_place_in_quarantine_nothing_moves(disk: Path) -> None:
+    files = PosixVolumeFiles(disk)
+    before = snapshot(disk)
+    described = plan(files, RUN, "2024-07-20T12:00:00Z", decisions_on(files))
+    for folder in described.missing:
+        files.make_directory(folder)
+    for area in ("files", *(f"files.{number}" for number in range(2, 10))):
+        disk.joinpath(*described.folder, area).symlink_to(disk / "Windows")
+    result = apply(files, dataclasses.replace(described, missing=()))
     assert {record.outcome for record in result.records} == {FileOutcome.FAILED}
+    assert_nothing_lost_or_doubled(disk, before)
     assert not (disk / "Windows" / "Windows").exists()
 
 

@@ -14,13 +14,14 @@ from payload.contract import (
     EVENT_PREFIX,
     ControllerRecord,
     DiskRecord,
+    FileRecord,
     HostIdentity,
     InstallationRecord,
     Receipt,
     Verdict,
     VolumeRecord,
 )
-from payload.events import Received, event_line
+from payload.events import LONGEST_LINE, Acted, Received, event_line
 from payload.formats.records import from_json, to_json
 from payload.receipt import host_line, receipt_bytes, receipt_schema, utc_text, verdict_screen
 
@@ -176,3 +177,59 @@ def test_no_label_breaks_the_framing_of_an_event_line(label: str, computer: str)
     data = json.loads(line.removeprefix(EVENT_PREFIX))
     assert data["event"] == "receipt"
     assert data["receipt"] == to_json(receipt)
+
+
+def many_files(count: int, name: str) -> tuple[FileRecord, ...]:
+    return tuple(
+        FileRecord(
+            path=f"\\Windows\\{name}{number}.sys",
+            rule="r",
+            file_class=contract.FileClass.FAULTY,
+            action=contract.Action.QUARANTINE,
+            outcome=contract.FileOutcome.QUARANTINED,
+            size=1,
+            modified="2024-07-19T04:09:00Z",
+            sha256="0" * 64,
+        )
+        for number in range(count)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    volumes=st.integers(0, 300),
+    files=st.sampled_from([0, 1, 90, 5000]),
+    text=st.text(max_size=60),
+    repeat=st.sampled_from([1, 50, 3000]),
+    rules=st.sampled_from([1, 500]),
+)
+def test_no_event_line_is_longer_than_a_serial_port_takes(
+    volumes: int, files: int, text: str, repeat: int, rules: int
+) -> None:
+    long = text * repeat
+    installation = InstallationRecord(path="\\W", computer_name=long, files=many_files(files, text))
+    receipt = a_receipt(
+        sentence=long,
+        volumes=(
+            a_volume("sdb1", Verdict.REPAIRED, notes=(long,) * 20, installations=(installation,)),
+            *(a_volume(f"sda{n}", Verdict.FAILED, label=long) for n in range(volumes)),
+        ),
+        policies=dict.fromkeys((f"rule-{n}" for n in range(rules)), contract.Policy.VENDOR),
+    )
+    whole = json.dumps({"event": "receipt", "run_id": "r1", "seconds": 1.0, "receipt": to_json(receipt)})
+    line = event_line(Received(receipt=receipt), run_id="r1", seconds=1.0)
+    assert len(line.encode("ascii")) <= LONGEST_LINE
+    data = json.loads(line.removeprefix(EVENT_PREFIX))
+    told = from_json(Receipt, data["receipt"])
+    assert told.verdict is receipt.verdict
+    assert data.get("cut", False) is (told != receipt)
+    assert len(whole) > LONGEST_LINE or "cut" not in data
+
+
+def test_a_cut_line_keeps_what_fits() -> None:
+    files = many_files(1000, "a")
+    line = event_line(Acted(volume="sda3", files=files), run_id="r1", seconds=1.0)
+    data = json.loads(line.removeprefix(EVENT_PREFIX))
+    assert (data["event"], data["volume"], data["cut"]) == ("acted", "sda3", True)
+    assert data["files"] == to_json(files[: len(data["files"])])
+    assert len(data["files"]) == 100

@@ -324,7 +324,7 @@ def test_what_cannot_be_read_is_a_problem(disk: Path, monkeypatch: pytest.Monkey
     assert not any(decision.changes for decision in decide(RULE, findings.matches))
 
     class BadFolder(FaultyOs):
-        def listdir(self, descriptor: int) -> list[str]:
+        def scandir(self, descriptor: int) -> object:
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(posix_files, "os", BadFolder())

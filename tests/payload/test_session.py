@@ -194,6 +194,19 @@ def test_reported(settings: PayloadConfig, dry_run: bool, because: str) -> None:
     assert receipt.dry_run is dry_run
 
 
+def test_what_other_rules_moved_is_told_beside_what_was_only_reported() -> None:
+    files = windows_files()
+    files.add(f"{CHANNEL_FOLDER}\\notes.txt", b"x")
+    noticing = Rule(id="noticed", pattern=r"System32\drivers\CrowdStrike\notes.txt", policy=Policy.REPORT_ONLY)
+    receipt = run(FakeEnvironment(FakeVolume(volume(), files)), config(rules=(*BUILT_IN_RULES, noticing)))
+    assert receipt.verdict is Verdict.REPORTED
+    assert receipt.sentence == (
+        "1 file on this host would be acted on. 1 file moved to quarantine; the rest was left, because the rules only "
+        "report on them."
+    )
+    assert FAULTY_PATH not in files.paths()
+
+
 def test_a_dry_run_reports_an_interrupted_run_too() -> None:
     files = windows_files()
     environment = FakeEnvironment(FakeVolume(volume(), files))
@@ -426,6 +439,18 @@ def test_a_disk_that_was_not_opened_counts(state: str, verdict: Verdict) -> None
     assert "1 other volume repaired" in receipt.sentence
 
 
+def test_the_disk_that_is_named_is_the_one_the_verdict_is_about() -> None:
+    environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
+    environment.disk_records = [
+        disk("sda", state="raid-member", detail="of a set that its volumes speak for"),
+        disk("sdb", state="locked", detail="locked"),
+        disk("sdc", state="unreadable", detail="The disk cannot be read."),
+    ]
+    receipt = run(environment)
+    assert receipt.verdict is Verdict.FAILED
+    assert receipt.sentence.startswith("Disk sdc was not opened: The disk cannot be read.")
+
+
 def test_the_medium_this_image_was_started_from_does_not_count() -> None:
     environment = FakeEnvironment(FakeVolume(volume(), windows_files()))
     environment.disk_records.append(disk("sdb", state="boot-medium", detail="This image was started from it."))
@@ -488,7 +513,6 @@ def test_an_exception_in_any_method_is_failed_without_a_traceback(method: str, e
 
 def test_what_was_done_is_told_even_where_closing_the_volume_fails() -> None:
     files = windows_files()
-    environment = FakeEnvironment(FakeVolume(volume(), files))
 
     class CloseFails(FakeEnvironment):
         def _fault(self, method: str) -> None:
@@ -496,10 +520,25 @@ def test_what_was_done_is_told_even_where_closing_the_volume_fails() -> None:
                 raise refusal(VolumeState.UNREADABLE, "it was not unmounted cleanly.")
 
     environment = CloseFails(FakeVolume(volume(), files))
+    environment.media_files = [MemoryFiles()]
+    environment.media_files[0].writable = True
     receipt = run(environment)
     assert receipt.verdict is Verdict.FAILED
-    assert "it was not unmounted cleanly." in receipt.sentence
+    assert "it was not unmounted cleanly; done all the same: 1 file moved to quarantine." in receipt.sentence
     assert receipt.volumes[0].installations[0].files[0].outcome is FileOutcome.QUARANTINED
+    (on_medium,) = environment.media_files[0].paths().values()
+    assert from_json(Receipt, json.loads(on_medium)).verdict is Verdict.FAILED
+    on_volume = from_json(Receipt, json.loads(files.paths()[f"{STORE}\\{RUN_ID}\\receipt.json"]))
+    assert on_volume.volumes[0].notes[-1].startswith("This receipt was written before the volume was closed.")
+    assert not any("before the volume was closed" in note for note in receipt.volumes[0].notes)
+
+
+def test_a_volume_that_cannot_be_opened_hides_no_repair() -> None:
+    bad = FakeVolume(volume("sdb1", label="Data"), windows_files(), refuses=refusal(VolumeState.UNREADABLE, "damaged"))
+    receipt = run(FakeEnvironment(bad, FakeVolume(volume(), windows_files())))
+    assert receipt.verdict is Verdict.FAILED
+    assert receipt.sentence == 'Volume sdb1 "Data" could not be opened: damaged. 1 other volume repaired.'
+    assert receipt.advice == "The Windows that was repaired can be started. Do that."
 
 
 def test_a_serial_port_that_breaks_does_not_matter() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from payload.environment import posix_files
 from payload.environment.posix_files import PosixVolumeFiles
+from payload.quarantine import interrupted, plan
+from payload.rule_schema import CROWDSTRIKE_CHANNEL_291, Action, Below, Rule
+from payload.rules import examine
 from payload.windows_install import WindowsInstallation, find_installations
 from tests.payload.broken_windows import FaultyOs, make_windows
 from tests.payload.hive_maker import HiveMaker, MakeKey, software_hive, system_hive, sz
@@ -139,7 +143,7 @@ def test_a_hive_that_is_a_reparse_point_is_not_read(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_listed_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class BadSectors(FaultyOs):
-        def listdir(self, descriptor: int) -> list[str]:
+        def scandir(self, descriptor: int) -> object:
             raise OSError(5, "Input/output error")
 
     files = PosixVolumeFiles(tmp_path)
@@ -182,6 +186,48 @@ def test_windows_by_its_name_comes_first(tmp_path: Path) -> None:
     for folder in ("Aaa", "Evil", "WINDOWS", "zzz"):
         make_windows(tmp_path, folder=folder)
     assert [place.path for place in look(tmp_path)] == [("WINDOWS",), ("Aaa",), ("Evil",), ("zzz",)]
+
+
+def test_huge_folders_cost_no_memory(tmp_path: Path) -> None:
+    """Every entry that is kept costs 360 bytes, and a recovery image must run with 512 MB."""
+    make_windows(tmp_path)
+    huge = [tmp_path, tmp_path / "Data", tmp_path / "ProgramData", tmp_path / "Windows" / "System32" / "drivers"]
+    for folder in huge:
+        folder.mkdir(exist_ok=True)
+        for number in range(7_000):
+            os.close(os.open(folder / f"mail-{number:08}.eml", os.O_CREAT | os.O_WRONLY))
+    files = PosixVolumeFiles(tmp_path)
+    rules = [
+        CROWDSTRIKE_CHANNEL_291,
+        Rule(id="below-any", below=Below.VOLUME, pattern=r"*\bad-*.sys", action=Action.REPORT),
+    ]
+    tracemalloc.start()
+    try:
+        survey = find_installations(files)
+        decisions = [d for found in examine(files, survey.installations, rules) for d in found.decisions]
+        planned = plan(files, "20240720T120000Z-0123abcd", "", decisions)
+        runs = interrupted(files, rules, survey.installations).runs
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(survey.installations), runs, bool(planned.decisions)) == (1, (), True)
+    assert peak < 1_800_000, "of which 1 MiB is the block that files are read by"
+
+
+def test_what_is_told_of_planted_folders_has_an_end(tmp_path: Path) -> None:
+    make_windows(tmp_path)
+    hive = b"not a hive"
+    for number in range(150):
+        config = tmp_path / f"planted-{number}" / "System32" / "config"
+        config.mkdir(parents=True)
+        (config / "SYSTEM").write_bytes(hive)
+        (tmp_path / f"link-{number}").symlink_to("Windows")
+    survey = find_installations(PosixVolumeFiles(tmp_path))
+    assert survey.installations[0].path == ("Windows",)
+    assert len(survey.installations) == 100
+    assert survey.left_alone == ("more than 100 folders look like Windows; others were not treated",)
+    assert len(survey.notes) == 101
+    assert survey.notes[-1] == "there are more like these"
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder import __main__ as entry
-from builder import __version__, build_linux, cli
+from builder import __version__, build_linux, cli, profile
 from builder.base.packages import Package, PackageSet
 from builder.cache import Cache
 from builder.errors import UsageError
@@ -182,6 +182,20 @@ def test_init_and_the_profile_it_writes(elsewhere: Path, capsys: pytest.CaptureF
     assert run("init") == 2
     assert (elsewhere / "bluelift.yaml").read_text() == "mine"
     assert run("init", "nowhere/x.yaml") == 7
+
+
+def test_init_of_a_profile_by_name(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", "winpe") == 0
+    assert "bluelift build winpe.yaml --windows-iso FILE" in capsys.readouterr().out
+    assert run("init", "winpe", "site.yaml") == 0
+    assert run("init", "linux", "mine.yaml") == 0
+    written = {name: profile.load(elsewhere / f"{name}.yaml").environment for name in ("winpe", "site", "mine")}
+    assert written == {"winpe": "winpe", "site": "winpe", "mine": "linux"}
+    assert run("init", "winpe") == 2
+    capsys.readouterr()
+    assert run("init", "nonsense", "x.yaml") == 2
+    assert "linux, report-only, unattended, winpe" in capsys.readouterr().err
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["mine.yaml", "site.yaml", "winpe.yaml"]
 
 
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from builder.pe import Machine
 from builder.portable import NAME, portable_archive, write_portable
 from builder.windows_payload import FreezeOptions, content_id, recipe, windows_payload
 from builder.wine import WinePrefix, require_wine
+from payload.contract import WINDOWS_LIBRARIES
 from tests.unit.pe_maker import ARM64, pe_file
 
 EPOCH = 1_700_000_000
@@ -54,7 +55,7 @@ def test_a_prebuilt_folder(prebuilt: Path) -> None:
     payload = frozen.read_prebuilt(prebuilt)
     assert payload.contents == CONTENTS and list(payload.contents) == sorted(CONTENTS)
     assert payload.size == sum(map(len, CONTENTS.values()))
-    assert [need.library for need in freeze.gate(payload)] == ["kernel32.dll"]
+    assert [need.library for need in freeze.gate(payload)] == list(WINDOWS_LIBRARIES)
 
 
 @pytest.mark.programs

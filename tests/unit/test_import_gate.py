@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from builder.errors import BaseMediaError, ImageError
 from builder.import_gate import EXPECTED_SYSTEM32, Need, check_base, check_folder, missing_in, sentence
 from builder.pe import Machine
+from payload.contract import WINDOWS_LIBRARIES
 from tests.unit.pe_maker import AMD64, ARM64, I386, pe_file
+
+LOADERS = ("WinDLL", "CDLL", "OleDLL", "PyDLL")
 
 
 def folder(machine: int = AMD64, **more: bytes) -> dict[str, bytes]:
@@ -24,10 +30,32 @@ def folder(machine: int = AMD64, **more: bytes) -> dict[str, bytes]:
 
 def test_a_whole_folder_says_what_it_needs() -> None:
     needs = check_folder(folder())
-    assert [need.library for need in needs] == ["api-ms-win-crt-heap-l1-1-0.dll", "kernel32.dll", "user32.dll"]
-    assert needs[1].wanted_by == ("_internal/VCRUNTIME140.dll", "_internal/python311.dll", "payload.exe")
+    imported = {"api-ms-win-crt-heap-l1-1-0.dll", "kernel32.dll", "user32.dll"}
+    assert [need.library for need in needs] == sorted({*imported, *WINDOWS_LIBRARIES})
+    (kernel32,) = [need for need in needs if need.library == "kernel32.dll"]
+    assert kernel32.wanted_by == ("_internal/VCRUNTIME140.dll", "_internal/python311.dll", "payload.exe")
     check_base(needs, EXPECTED_SYSTEM32, base="any")
-    check_base(needs, {"KERNEL32.DLL", "User32.dll"}, base="a base with few names")
+    check_base(needs, {"KERNEL32.DLL", "User32.dll", *WINDOWS_LIBRARIES}, base="a base with few names")
+
+
+def test_what_is_loaded_through_ctypes_is_asked_of_the_base_too() -> None:
+    needs = check_folder(folder())
+    with pytest.raises(BaseMediaError) as caught:
+        check_base(needs, EXPECTED_SYSTEM32 - {"cfgmgr32.dll"}, base="image 1 of boot.wim")
+    assert caught.value.message.splitlines()[1:] == ["cfgmgr32.dll, which payload.exe loads when it is used"]
+
+
+def test_the_payload_loads_no_library_that_it_does_not_declare() -> None:
+    """Every place where ctypes loads one, by the source: the name is written there."""
+    loaded = set()
+    for path in sorted((Path(__file__).parents[2] / "payload").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("windll", "cdll", "oledll", "pydll", "LoadLibrary"), path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADERS:
+                assert isinstance(node.args[0], ast.Constant), path
+                loaded.add(f"{node.args[0].value!s}.dll")
+    assert sorted(loaded) == sorted(WINDOWS_LIBRARIES)
 
 
 @pytest.mark.parametrize(

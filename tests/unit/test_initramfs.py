@@ -18,8 +18,9 @@ from builder import cpio
 from builder.console import SilentStep
 from builder.debian_root import find_library, merged, own_loader, python_folder
 from builder.errors import BaseMediaError, ImageError
-from builder.initramfs import base_segment, list_initramfs, payload_segment
+from builder.initramfs import KEYMAP_NAME, base_segment, list_initramfs, payload_segment
 from builder.python_bytecode import cache_name
+from builder.render import render
 
 EPOCH = 1_700_000_000
 
@@ -36,6 +37,16 @@ def test_what_the_payload_segment_holds() -> None:
     assert stat.S_IMODE(found["init"].mode) == 0o755
     assert found["bluelift/payload/data.txt"].sha256 == hashlib.sha256(b"data").hexdigest()
     assert found["bluelift"].sha256 == ""
+
+
+def test_a_keymap_lies_where_init_loads_it_from() -> None:
+    packed = payload_segment(payload={}, init=b"#!", config=b"{}", base=b"", epoch=EPOCH, keymap=b"bkeymap")
+    found = {entry.name: entry for entry in list_initramfs(packed)}
+    assert found[KEYMAP_NAME].sha256 == hashlib.sha256(b"bkeymap").hexdigest()
+    common = {"version": "0", "arguments": ""}
+    loads = f"\nloadkmap < /{KEYMAP_NAME}\n".encode()
+    assert loads in render("linux/init.j2", {**common, "keymap": f"/{KEYMAP_NAME}"})
+    assert b"loadkmap" not in render("linux/init.j2", {**common, "keymap": ""})
 
 
 def test_the_last_of_two_entries_counts() -> None:

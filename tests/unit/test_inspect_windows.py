@@ -67,7 +67,7 @@ def test_an_install_iso(tmp_path: Path) -> None:
     assert (image.architecture, image.version, image.language) == ("x64", "10.0.17763.1", "de-DE")
     assert (image.manage_bde, image.components, image.boots) == (True, ("WinPE-SecureStartup",), True)
     assert seen.boot_wim.chosen.startswith("Image 1 (plain), the only one;")
-    assert "Open BitLocker volumes (manage-bde is there)." in seen.can
+    assert "Have in it what opens BitLocker volumes (manage-bde is there)." in seen.can
     assert any("For boot_ca: 2023 it lacks Windows/Boot/EFI_EX/bootmgfw_EX.efi" in line for line in seen.missing)
     assert json.dumps(to_json(report))
 
@@ -118,7 +118,7 @@ def test_a_wim_file(tmp_path: Path) -> None:
     assert (report.compression, report.boot_index, report.integrity, report.solid) == ("LZX", 2, True, False)
     assert [(i.index, i.boots, i.setup_takes_over) for i in report.images] == [(1, False, False), (2, True, True)]
     assert report.chosen.startswith("Image 1 (image 1), the smallest of 2")
-    assert report.notes == ()
+    assert len(report.notes) == 1 and report.notes[0].startswith("A WIM alone does not boot")
 
 
 def test_what_cannot_be_used(tmp_path: Path) -> None:
@@ -175,6 +175,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: s
     for text in ("Windows images", "10.0.17763.1", "SecureStartup", "Bluelift can:", "would start from"):
         assert text in shown
     assert ("waits for a key" in shown) == (kind == "iso")
+    assert ("A WIM alone does not boot" in shown) == (kind == "wim")
     assert main(["inspect", "--plain", str(path), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     wim = value["windows"]["boot_wim"] if kind == "iso" else value

@@ -18,11 +18,14 @@ from tests.unit.deb_maker import member, write_deb
 KERNEL = "6.12.1+deb13-amd64"
 NAMES = {
     "busybox": "1:1.37.0-6",
+    "console-setup": "1.242",
     "grub-common": "2.12-9",
     "grub-efi-amd64-signed": "1+2.12",
     "grub-pc-bin": "2.12-9",
+    "kbd": "2.7",
     "libc6": "2.41",
     "libcap2": "1",
+    "libcrypt1": "1:4",
     "libdevmapper1.02.1": "2:1",
     "libexpat1": "2",
     "libgcc-s1": "14",
@@ -35,9 +38,11 @@ NAMES = {
     "libudev1": "257",
     f"linux-image-{KERNEL}": "6.12.1-1",
     "ntfs-3g": "1:2022",
+    "perl-base": "5.40",
     "python3.13-minimal": "3.13",
     "shim-helpers-amd64-signed": "1",
     "shim-signed": "1",
+    "xkb-data": "2.42",
     "zlib1g": "1",
 }
 
@@ -154,6 +159,10 @@ def test_only_what_an_image_needs_is_unpacked(tmp_path: Path) -> None:
         member("./usr/lib/x86_64-linux-gnu/libz.so.1.3", b"\x7fELF"),
         member("./usr/lib/x86_64-linux-gnu/libz.so.1", kind=tarfile.SYMTYPE, link="libz.so.1.3"),
         member("./usr/lib64/ld.so", kind=tarfile.SYMTYPE, link="/usr/lib/x86_64-linux-gnu/libz.so.1"),
+        member("./usr/lib/x86_64-linux-gnu/perl-base/strict.pm", b"1;"),
+        member("./usr/lib/x86_64-linux-gnu/perl-base/POSIX.pm", b"1;"),
+        member("./usr/share/X11/xkb/symbols/de", b"xkb_symbols"),
+        member("./usr/share/X11/xkb/geometry/pc", b"xkb_geometry"),
         member("./usr/share/man/man1/x.1", b"x"),
     ]
     root = tmp_path / "root"
@@ -164,6 +173,8 @@ def test_only_what_an_image_needs_is_unpacked(tmp_path: Path) -> None:
         "usr/lib/modules/1/kernel/fs/vfat.ko.xz",
         "usr/lib/x86_64-linux-gnu/libz.so.1.3",
         "usr/lib/x86_64-linux-gnu/libz.so.1",
+        "usr/lib/x86_64-linux-gnu/perl-base/strict.pm",
+        "usr/share/X11/xkb/symbols/de",
         "usr/lib64/ld.so",
     }
     assert (root / "usr/bin/busybox").stat().st_mode & 0o7777 == 0o755

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder import profile, resources
-from builder.build import gather_facts
+from builder.build_linux import gather_facts
 from builder.errors import UsageError
 from builder.plan import SOURCES, Facts, PackagePin, Plan, epoch_from, make_plan
 
@@ -85,6 +85,16 @@ def test_what_a_changed_profile_makes_new() -> None:
     assert changed(plan, make_plan(replace(PROFILE, sha256="other"), FACTS)) == {"manifest"}
 
 
+def test_a_keyboard_is_a_step_of_its_own() -> None:
+    plan, german = make_plan(PROFILE, FACTS), make_plan(replace(PROFILE, keyboard="de"), FACTS)
+    assert {step.name for step in german.steps if step not in plan.steps} == {"keymap", *AFTER_PAYLOAD}
+    assert german.image_id != plan.image_id
+    french = make_plan(replace(PROFILE, keyboard="fr"), FACTS)
+    assert changed(german, french) == {"keymap", *AFTER_PAYLOAD}
+    other_names = replace(FACTS, sources={**FACTS.sources, "keyboards.py": "x"})
+    assert changed(german, make_plan(replace(PROFILE, keyboard="de"), other_names)) == {"keymap", *AFTER_PAYLOAD}
+
+
 def test_the_image_id_follows_the_content_not_the_file_name() -> None:
     plan = make_plan(PROFILE, FACTS)
     assert make_plan(replace(PROFILE, output="other", sha256="x"), FACTS).image_id == plan.image_id
@@ -127,6 +137,7 @@ ENTRY_POINTS = {
     "boot-files": ["base/linux.py"],
     "bios-boot-image": ["base/grub.py"],
     "base-initramfs": ["initramfs.py"],
+    "keymap": ["base/keymap.py"],
     "payload-segment": ["initramfs.py", "render.py"],
     "iso": ["media/iso.py", "media/layout.py", "render.py"],
     "disk-forms": ["disk_forms/__init__.py"],

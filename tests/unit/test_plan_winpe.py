@@ -37,6 +37,7 @@ COMMON = Facts(
 FACTS = WinpeFacts(common=COMMON, payload={"backend": "wine", "payload": "p1"}, base=BASE)
 ISO, MANIFEST = "iso-2011", "manifest-winpe"
 FROM_WIM = {"boot-wim", ISO, MANIFEST}
+FROM_PACKED = {"packed-payload", *FROM_WIM}
 ALL_BUT_PAYLOAD = FROM_WIM | {"boot-stores"}
 
 
@@ -55,27 +56,29 @@ def base(**changes: object) -> WinpeFacts:
 def test_the_same_inputs_give_the_same_plan() -> None:
     plan = make_winpe_plan(PROFILE, FACTS)
     assert plan == make_winpe_plan(PROFILE, FACTS)
-    assert [step.name for step in plan.steps] == ["windows-payload", "boot-wim", "boot-stores", ISO, MANIFEST]
-    assert len({step.id for step in plan.steps}) == 5
+    names = ["windows-payload", "packed-payload", "boot-wim", "boot-stores", ISO, MANIFEST]
+    assert [step.name for step in plan.steps] == names
+    assert len({step.id for step in plan.steps}) == len(names)
     assert plan.image_id is not None and len(plan.image_id) == 32
 
 
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        (common(epoch=COMMON.epoch + 1), ALL_BUT_PAYLOAD),
-        (replace(FACTS, payload={"backend": "wine", "payload": "p2"}), {"windows-payload", *FROM_WIM}),
+        (common(epoch=COMMON.epoch + 1), {"packed-payload", *ALL_BUT_PAYLOAD}),
+        (replace(FACTS, payload={"backend": "wine", "payload": "p2"}), {"windows-payload", *FROM_PACKED}),
         (common(templates={**COMMON.templates, "winpe/startnet.cmd.j2": "x"}), FROM_WIM),
         (common(templates={**COMMON.templates, "linux/init.j2": "x"}), set()),
-        (common(sources={**COMMON.sources, "wim_build.py": "x"}), FROM_WIM),
+        (common(sources={**COMMON.sources, "wim_build.py": "x"}), FROM_PACKED),
         (common(sources={**COMMON.sources, "report.py": "x"}), {MANIFEST}),
         (common(sources={**COMMON.sources, "verify/boot.py": "x"}), set()),
-        (common(tools={**COMMON.tools, "libwim": "1.14.4"}), FROM_WIM),
+        (common(tools={**COMMON.tools, "libwim": "1.14.4"}), FROM_PACKED),
         (base(wim="bb"), FROM_WIM),
         (base(index=2), FROM_WIM),
         (base(renames=()), FROM_WIM),
-        (base(drivers={}), FROM_WIM),
-        (base(background="j1"), FROM_WIM),
+        (base(drivers={}), FROM_PACKED),
+        (base(background="j1"), FROM_PACKED),
+        (base(compression="XPRESS"), FROM_PACKED),
         (base(prompt=True), FROM_WIM),
         (base(media={**BASE.media, "boot/bcd": "x"}), ALL_BUT_PAYLOAD),
         (base(boot_files={**BASE.boot_files, "2023": {}}), set()),
@@ -114,6 +117,7 @@ def test_before_the_payload_was_frozen_only_its_own_id_is_known() -> None:
 
 
 ENTRY_POINTS = {
+    "packed-payload": ["wim_build.py"],
     "boot-wim": ["wim_build.py", "winpe_files.py", "winpe_base.py"],
     "boot-stores": ["bcd.py"],
     "iso": ["media/iso.py", "media/windows_layout.py"],

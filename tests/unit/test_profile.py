@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from builder import profile, yaml_lines
 from builder.bcd import BcdSettings, EmsPort
 from builder.errors import ProfileError, UsageError
-from builder.keyboards import WINDOWS, windows_layout
-from builder.profile_schema import json_schema
+from builder.keyboards import WINDOWS, XKB, linux_layout, windows_layout
+from builder.profile_schema import BcdSection, ProfileFile, json_schema
 from builder.winpe_files import startnet_cmd
 from payload.contract import Action, AfterRepair, HibernatedVolumes, PayloadConfig, Policy
 from payload.formats.records import from_json, to_json
@@ -104,9 +106,40 @@ def test_a_full_winpe_profile(tmp_path: Path) -> None:
 
 
 def test_the_commented_winpe_profile_says_what_the_defaults_are() -> None:
-    commented = profile.load(profile.find("winpe"))
-    bare = parse("environment: winpe\n")
-    assert (commented.winpe, commented.output, commented.volume_id) == (bare.winpe, bare.output, bare.volume_id)
+    commented, bare = profile.load(profile.find("winpe")), parse("environment: winpe\n")
+    assert commented == replace(bare, label="winpe.yaml", sha256=commented.sha256)
+
+
+@pytest.mark.parametrize("name", ["linux", "winpe"])
+def test_every_key_has_its_place_in_the_commented_profile(tmp_path: Path, name: str) -> None:
+    """With every commented key uncommented it is accepted, and no key of the schema is missing."""
+    text = profile.find(name).read_text()
+    uncommented = re.sub(r"^( *)# ?( *(?!true:)(?:- )?[a-z_]+:(?: .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+    assert uncommented != text
+    for folder in ("debs", "drivers/vmd", "payload"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("Win11.iso", "debian-archive-keyring.gpg", "winpe.jpg"):
+        (tmp_path / file).write_bytes(b"\xff\xd8\xff\xe0")
+    # What lends boot files is for winre, a mirror and a folder of packages are two ways to the same.
+    uncommented = uncommented.replace("kind: windows-iso", "kind: winre")
+    uncommented = re.sub(r"^  (debs): .*\n", "", uncommented, flags=re.MULTILINE)
+    read = parse(uncommented, tmp_path)
+    assert [rule.id for rule in read.rules] == ["crowdstrike-channel-291", "contoso-agent-content"]
+    keys = yaml_lines.read(uncommented.encode()).data
+    assert isinstance(keys, dict)
+    fields = ProfileFile.model_fields
+    winpe_only = {key for key, field in fields.items() if (field.description or "").startswith("winpe: ")}
+    assert set(fields) - (winpe_only if name == "linux" else set()) == set(keys)
+    if name == "winpe":
+        assert set(keys["bcd"]) == set(BcdSection.model_fields)
+        assert set(keys["base"]) == {"kind", "path", "media", "index"}
+
+
+def test_what_both_commented_profiles_explain_they_explain_alike() -> None:
+    first, last = "# Shown on the technician's screen.", "disk_wait: 30\n"
+    texts = [profile.find(name).read_text() for name in ("linux", "winpe")]
+    parts = [text[text.index(first) : text.index(last)] for text in texts]
+    assert parts[0] == parts[1]
 
 
 @pytest.mark.parametrize("name", [*WINDOWS, *WINDOWS.values()])
@@ -122,6 +155,30 @@ def test_keyboards(name: str) -> None:
 def test_keyboards_that_are_none(name: str) -> None:
     with pytest.raises(ValueError, match="there is no layout"):
         windows_layout(name)
+
+
+def test_both_environments_know_the_same_names() -> None:
+    assert XKB.keys() == WINDOWS.keys()
+    assert len(set(WINDOWS.values())) == len(WINDOWS), "an identifier stands for one name"
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_keyboards_of_the_linux_image(name: str) -> None:
+    assert linux_layout(name) == linux_layout(name.upper()) == linux_layout(WINDOWS[name]) == name
+    assert parse(f"keyboard: {name}\n").keyboard == name, "no is the Norwegian one here"
+
+
+def test_a_keyboard_belongs_to_its_environment() -> None:
+    linux, winpe = parse("keyboard: FR\n"), parse("environment: winpe\nkeyboard: FR\n")
+    assert (linux.keyboard, linux.winpe.keyboard) == ("fr", "")
+    assert (winpe.keyboard, winpe.winpe.keyboard) == ("", "040c:0000040c")
+    assert (parse("").keyboard, linux_layout("")) == ("", "")
+
+
+@pytest.mark.parametrize("name", ["xx", "0407", "0401:00000401", "de;", " de", "de-DE"])
+def test_keyboards_that_linux_has_not(name: str) -> None:
+    with pytest.raises(ValueError, match=r"there is no layout '.*' for linux; known are at, be, .* uk, us"):
+        linux_layout(name)
 
 
 def test_times_and_yes_no_words_stay_text() -> None:
@@ -150,6 +207,9 @@ def test_times_and_yes_no_words_stay_text() -> None:
         ("environment: winpe\nboot_ca: 2012", 2, "boot_ca", "should be 2011, 2023 or 'both', found 2012"),
         ("environment: winpe\nlayout: udf", 2, "layout", "should be 'bridge' or 'microsoft'"),
         ("environment: winpe\nkeyboard: klingon", 2, "keyboard", "there is no layout 'klingon'; known are at, be"),
+        ("\nkeyboard: klingon", 2, "keyboard", "there is no layout 'klingon' for linux; known are at, be"),
+        ("keyboard: '0401:00000401'", 1, "keyboard", "there is no layout '0401:00000401' for linux"),
+        ("keyboard: 49", 1, "keyboard", "should be text (put it in quotes)"),
         ("environment: winpe\nbase:\n  kind: esd\n  path: .", 3, "base.kind", "should be 'windows-iso'"),
         ("environment: winpe\nbase:\n  kind: adk\n  path: nowhere", 4, "base.path", "does not exist"),
         ("environment: winpe\nbase:\n  kind: adk", 3, "base.kind", "needs base.path"),

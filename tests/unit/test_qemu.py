@@ -103,6 +103,16 @@ def test_a_saved_state_is_read_by_a_quoted_shell_word() -> None:
     assert argv[-1] == "-S"
 
 
+def test_a_log_of_writes_lies_between_the_machine_and_its_disk() -> None:
+    argv = machine_argv(replace(CONFIG, write_log=Path("/s/a,b.log")))
+    assert [value for key, value in pairs(argv) if key == "-blockdev"] == [
+        "driver=file,node-name=plain,filename=/s/disk.raw,discard=ignore",
+        "driver=file,node-name=log,filename=/s/a,,b.log",
+        "driver=blklogwrites,node-name=disk,file=plain,log=log,log-sector-size=512",
+    ]
+    assert not any("id=disk," in word for word in argv)
+
+
 def test_a_kernel_of_its_own() -> None:
     direct = DirectKernel(kernel=Path("/k"), initrd=Path("/r"), append="console=ttyS0 quiet")
     argv = machine_argv(replace(CONFIG, image=None, direct=direct))

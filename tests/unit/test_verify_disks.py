@@ -301,6 +301,10 @@ def test_after_a_power_cut_contents_and_names_count() -> None:
     assert after_a_cut(lambda v: changed(v, HELD, metadata=("File Altered Time: now",))) == []
     assert after_a_cut(lambda v: replace(v, directories=(*v.directories, "lost+found"))) == []
     assert after_a_cut(lambda v: changed(v, HELD, path=FOUND)) == []
+    assert after_a_cut(lambda v: replace(v, directories=(*v.directories, "lost+found\\Bluelift"))) == []
+    assert after_a_cut(lambda v: replace(v, files=(*v.files, seen_file(FOUND, b"")))) == []
+    assert after_a_cut(lambda v: changed(v, HELD, path=HELD.replace(STORE, f"{STORE}.1"))) == []
+    assert after_a_cut(lambda v: changed(v, HELD, path=HELD.replace(STORE, f"{STORE}.10"))) != []
     assert after_a_cut(lambda v: changed(v, HELD, sha256="0" * 64)) != []
     assert BAD in after_a_cut(lambda v: replace(v, files=tuple(f for f in v.files if f.path != HELD)))
 
@@ -313,6 +317,7 @@ def test_after_a_power_cut_doubles_count() -> None:
 
     assert BAD in after_a_cut(lambda v: doubled(v, FOUND))
     assert BAD in after_a_cut(lambda v: doubled(v, BAD))
+    assert BAD in after_a_cut(lambda v: doubled(v, HELD.replace(STORE, f"{STORE}.1")))
     assert "lost+found\\other" in after_a_cut(
         lambda v: replace(v, files=(*v.files, seen_file("lost+found\\other", b"x")))
     )

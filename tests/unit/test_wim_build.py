@@ -62,7 +62,6 @@ def test_one_bootable_image_with_the_changes(tmp_path: Path, base: Path) -> None
         assert wim.read(1, name) == content
     assert wim.damaged() == ()
     assert dict(written.injected)["Bluelift/payload.exe"] == hashlib.sha256(b"MZ payload").hexdigest()
-    assert written.size == (tmp_path / "boot.wim").stat().st_size
     assert told and told[-1][0] == told[-1][1] > 0
     assert base.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["base.wim", "boot.wim"]
@@ -95,11 +94,11 @@ def test_the_same_order_gives_the_same_bytes(tmp_path: Path, base: Path) -> None
 
 
 @pytest.mark.parametrize("compression", [Compression.NONE, Compression.XPRESS, Compression.LZX])
-def test_compression_stays_and_integrity_can_be_had(tmp_path: Path, compression: Compression) -> None:
-    base = libwim_wim(tmp_path / "base.wim", [PE_FILES | LARGE], compression=compression)
-    build_wim(order(base, index=1, changes=WimChanges(), integrity=True), tmp_path / "out.wim")
+def test_compression_stays_and_sums_that_no_longer_hold_do_not(tmp_path: Path, compression: Compression) -> None:
+    base = libwim_wim(tmp_path / "base.wim", [PE_FILES | LARGE], compression=compression, integrity=True)
+    build_wim(order(base, index=1, changes=WimChanges()), tmp_path / "out.wim")
     wim = open_wim(tmp_path / "out.wim")
-    assert (wim.info.compression, wim.info.integrity, wim.info.boot_index) == (compression, True, 1)
+    assert (wim.info.compression, wim.info.integrity, wim.info.boot_index) == (compression, False, 1)
     assert wim.damaged() == ()
 
 
@@ -132,7 +131,8 @@ def test_hostile_samples_of_others_leave_nothing(tmp_path: Path, sample: str) ->
     if not (SAMPLES / sample).is_file():
         pytest.skip("the test data of others are not here")
     need_libwim()
-    with pytest.raises(ImageError):
+    # What is damaged in the contents alone shows when the new WIM is read back.
+    with pytest.raises((ImageError, OutputError)):
         build_wim(order(SAMPLES / sample, index=1, changes=WimChanges()), tmp_path / "out.wim")
     assert list(tmp_path.iterdir()) == []
 
@@ -153,11 +153,11 @@ def test_a_source_that_shrinks(tmp_path: Path, base: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path, base: Path) -> None:
-    """A limit on the size of files stands for a full disk: libwim's write fails in the middle."""
+    """A limit on the size of files stands for a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
-        with pytest.raises(OutputError, match=r"libwim cannot write .*: Failed to write data"):
+        with pytest.raises(OutputError, match=r"cannot write .*: File too large"):
             build_wim(order(base), tmp_path / "out.wim")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -174,13 +174,14 @@ def test_what_progress_raises_ends_the_work(tmp_path: Path, base: Path) -> None:
 
 
 def test_reading_back_notices(tmp_path: Path, base: Path) -> None:
-    built = build_wim(order(base), tmp_path / "out.wim")
+    built = tmp_path / "out.wim"
+    build_wim(order(base), built)
     with pytest.raises(OutputError, match=r"'Bluelift/payload.exe' in out.wim is not what was put in"):
-        read_back(built.path, [("Bluelift/payload.exe", "00")])
+        read_back(built, [("Bluelift/payload.exe", "00")])
     with pytest.raises(OutputError, match=r"has no file Bluelift/other"):
-        read_back(built.path, [("Bluelift/other", "00")])
+        read_back(built, [("Bluelift/other", "00")])
     with pytest.raises(OutputError, match=r"'Bluelift' is still in out.wim"):
-        read_back(built.path, [], ["Bluelift"])
+        read_back(built, [], ["Bluelift"])
     with pytest.raises(OutputError, match=r"has 2 images and boots number 1"):
         read_back(base, [])
     unbootable = tmp_path / "plain.wim"

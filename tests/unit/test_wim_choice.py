@@ -43,7 +43,7 @@ def test_the_smallest_that_qualifies(wim: Wim) -> None:
     assert choice.rejected[0].reasons == (
         "It cannot open BitLocker volumes: manage-bde.exe, fveapi.dll missing (WinPE-SecureStartup).",
     )
-    assert choice.rejected[1].reasons[0].startswith("It qualifies, but is larger (")
+    assert choice.rejected[1].reasons[0].startswith("It qualifies, but is larger by ")
     assert (
         choice.rejected[2].reasons[0].startswith("It is not a WinPE that runs startnet.cmd: winpeshl.exe, wpeinit.exe")
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import random
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,12 @@ from hypothesis import strategies as st
 
 from builder.console import SilentStep
 from builder.errors import BaseMediaError, ImageError, OutputError
+from builder.extents import Extents, Joined, whole_file
 from builder.media import iso_follow, iso_master
 from builder.media.iso import BiosImage, IsoFile, IsoForm, IsoLayout, WrittenIso, write_iso
 from builder.media.iso9660 import IsoImage, Tree
 from builder.media.udf import UdfVolume
 from builder.media.windows_layout import (
-    BOOT_WIM,
     BOOTFIX,
     EFISYS,
     EFISYS_NOPROMPT,
@@ -177,9 +179,40 @@ def test_uefi_alone(tmp_path: Path) -> None:
     assert entry.platform == 0xEF
 
 
-def test_a_known_hash_is_passed_on(tmp_path: Path) -> None:
-    digest = hashlib.sha256(WIM).hexdigest()
-    assert written(tmp_path, layout_of(tmp_path, boot_wim_sha256=digest))[1].files[BOOT_WIM] == digest
+@pytest.mark.parametrize("form", list(IsoForm))
+def test_a_file_that_is_put_together_from_others(tmp_path: Path, form: IsoForm) -> None:
+    """Its parts go into the ISO as they are; its check sees it there, and decides."""
+    noise = random.Random(291).randbytes(9_000_000)
+    (tmp_path / "one").write_bytes(noise)
+    (tmp_path / "two").write_bytes(noise[::-1])
+    one = Extents(path=tmp_path / "one", pieces=((5, 8_500_000), (0, 3)), name="one")
+    joined = Joined(parts=(whole_file(tmp_path / "two"), one, one.part(7, 11)), name="joined")
+    expected = noise[::-1] + noise[5:8_500_005] + noise[:3] + noise[12:23]
+    seen: list[bytes] = []
+    layout = replace(
+        large(tmp_path, form),
+        files=(
+            IsoFile(path="b", source=joined, check=lambda where: seen.append(where.read_all())),
+            IsoFile(path="a", source=b"a"),
+        ),
+    )
+    out = tmp_path / "out.iso"
+    done = write_iso(layout, out, step=SilentStep())
+    assert seen == [expected]
+    assert done.files["b"] == hashlib.sha256(expected).hexdigest()
+    assert done.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
+    with_file = replace(layout, files=(IsoFile(path="b", source=tmp_path / "b"), IsoFile(path="a", source=b"a")))
+    (tmp_path / "b").write_bytes(expected)
+    write_iso(with_file, tmp_path / "other.iso", step=SilentStep())
+    assert out.read_bytes() == (tmp_path / "other.iso").read_bytes()
+
+    def refuse(where: Extents) -> None:
+        raise OutputError("not as it should be")
+
+    refused = replace(layout, files=(IsoFile(path="b", source=joined, check=refuse),))
+    with pytest.raises(OutputError, match="not as it should be"):
+        write_iso(refused, tmp_path / "refused.iso", step=SilentStep())
+    assert not (tmp_path / "refused.iso").exists() and not list(tmp_path.glob(".*"))
 
 
 def large(tmp_path: Path, form: IsoForm = IsoForm.BRIDGE) -> IsoLayout:
@@ -202,7 +235,7 @@ def test_a_source_that_shrinks_while_it_is_read(tmp_path: Path, form: IsoForm) -
 
     class Cuts(SilentStep):
         def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
-            if done > 2_000_000:
+            if done > 4_000_000:
                 with source.open("r+b") as stream:
                     stream.truncate(4_000_000)
 
@@ -214,29 +247,33 @@ def test_a_source_that_shrinks_while_it_is_read(tmp_path: Path, form: IsoForm) -
 @pytest.mark.parametrize("form", list(IsoForm))
 def test_what_arrives_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: IsoForm) -> None:
     """A disk that loses a bit of a large file, behind the writer's back."""
-    write = iso_follow.FollowedOutput.write
+    append = Joined.append_to
 
-    def loses_a_bit(self: iso_follow.FollowedOutput, data: object) -> int:
-        changed = bytes(data)  # type: ignore[call-overload]
-        if len(changed) == 1 << 20:
-            changed = changed[:-1] + b"\1"
-        return write(self, changed)
+    def loses_a_bit(self: Joined, output: int) -> None:
+        append(self, output)
+        os.pwrite(output, b"\1", os.lseek(output, 0, os.SEEK_CUR) - 100)
 
-    monkeypatch.setattr(iso_follow.FollowedOutput, "write", loses_a_bit)
+    monkeypatch.setattr(Joined, "append_to", loses_a_bit)
     with pytest.raises(OutputError, match="'large' in the ISO is not what its source held"):
         write_iso(large(tmp_path, form), tmp_path / "out.iso", step=SilentStep())
     assert [path.name for path in tmp_path.iterdir()] == ["large"]
 
 
 def test_a_writer_that_goes_back_is_hashed_again(tmp_path: Path) -> None:
-    with iso_follow.FollowedOutput(tmp_path / "out") as stream:
-        stream.write(b"abc" * 1000)
-        stream.written_to(3000)
+    (tmp_path / "source").write_bytes(b"abc" * 1_000_000)
+    source = iso_follow.LargeSource(Joined(parts=(whole_file(tmp_path / "source"),), name="source"))
+    out = tmp_path / "out"
+    with iso_follow.FollowedOutput(out) as stream:
+        stream.write(b"begin")
+        stream.write(source.read(2_000_000))
+        stream.write(source.read())
+        assert not stream.disturbed
         stream.seek(10)
         stream.write(b"xyz")
-        digest = stream.finish()
-        assert stream.differs_within(0, 3000) is None
-    assert digest == hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest()
+        stream.complete()
+        assert stream.disturbed and stream.start_of(source) == 5
+        assert stream.finish_file(source) == hashlib.sha256(out.read_bytes()[5:]).hexdigest()
+        assert stream.finish() == hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def test_files_of_4_gib_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ PE_FILES: dict[str, bytes] = {
     "Windows/System32/boot/winload.exe": b"winload.exe",
     "Windows/System32/boot/winload.efi": b"winload.efi",
     "Windows/System32/KERNEL32.dll": b"MZ kernel32",
+    "Windows/System32/advapi32.dll": b"MZ advapi32",
+    "Windows/System32/cfgmgr32.dll": b"MZ cfgmgr32",
+    "Windows/System32/ntdll.dll": b"MZ ntdll",
     "Windows/System32/apisetschema.dll": b"MZ apisetschema",
 }
 BITLOCKER_FILES: dict[str, bytes] = {
@@ -65,7 +68,7 @@ def libwim_wim(
                 wim.set_property(number, key, value)
         if boot_index:
             wim.set_boot_index(boot_index)
-        wim.write(path, image=None, integrity=integrity, threads=1)
+        wim.write(path, integrity=integrity, threads=1)
     return path
 
 

@@ -1,0 +1,52 @@
+"""What of the volumes that carry this image's files it was started from, on any platform that names file systems.
+
+The image's files can be copied onto a host's own disk: into its EFI system partition or into a folder of C:, by a
+technician or by somebody who wants the repair not to happen, and any user of a host may do the latter. Windows can
+also be on a disk at a USB port. So nothing that Windows could be on is ever left out for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+#: As Windows names them; it cannot be installed on any of these.
+_NO_WINDOWS_ON = frozenset(("FAT", "FAT32", "exFAT", "CDFS", "UDF"))
+
+
+class PlacedVolume(Protocol):
+    """A volume: what its file system is called (empty where it could not be opened), and the disks that it lies on."""
+
+    @property
+    def file_system(self) -> str:
+        """As GetVolumeInformation has it."""
+        ...
+
+    @property
+    def disks(self) -> frozenset[int]:
+        """The numbers of its disks; none for a CD."""
+        ...
+
+
+def may_hold_windows(volume: PlacedVolume) -> bool:
+    """Whether Windows could be on it, as far as its file system tells."""
+    return volume.file_system not in _NO_WINDOWS_ON
+
+
+def is_plugged_in(volume: PlacedVolume, sticks: frozenset[int]) -> bool:
+    """Whether a technician put it there: a CD, or a volume that lies on `sticks` alone."""
+    return volume.disks <= sticks if volume.disks else volume.file_system in ("CDFS", "UDF")
+
+
+def can_be_medium(volume: PlacedVolume, sticks: frozenset[int]) -> bool:
+    """Whether a volume that carries this image's files may have been what it was started from."""
+    return not may_hold_windows(volume) or is_plugged_in(volume, sticks)
+
+
+def disks_of_media(
+    volumes: Iterable[PlacedVolume], media: Iterable[PlacedVolume], sticks: frozenset[int]
+) -> frozenset[int]:
+    """The disks that are the boot medium as a whole: sticks with one of the media on them and no room for Windows."""
+    carrying = {number for medium in media for number in medium.disks}
+    windows_own = {number for volume in volumes if may_hold_windows(volume) for number in volume.disks}
+    return frozenset((carrying & sticks) - windows_own)

@@ -1,0 +1,270 @@
+"""A move that the power cuts, on a volume whose files know their own names, as NTFS's records do.
+
+QEMU showed each of these states first (tests/boot/test_torture.py): a folder that lists what no record knows, a record
+that knows a name which no folder lists, a copy of which a part is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from payload.contract import CROWDSTRIKE_CHANNEL_291, Action, FileOutcome
+from payload.environment import Entry, EntryKind, RenameInstead, VolumePath
+from payload.formats.channel_file import channel_file_bytes
+from payload.undo import undo
+from payload.windows_install import find_installations
+from tests.payload.broken_windows import PowerCut, outcomes, repair
+from tests.payload.fake_environment import MemoryFiles, Node
+from tests.payload.hive_maker import system_hive
+
+FOLDER = "\\Windows\\System32\\drivers\\CrowdStrike"
+NAMES = [f"C-00000291-00000000-0000003{n}.sys" for n in range(3)]
+RULES = (CROWDSTRIKE_CHANNEL_291,)
+
+#: When the power goes in a rename: the new folder lists the file; its record knows both names; the old one is gone.
+RENAME_CUTS = ("listed", "recorded", "unlisted")
+#: When it goes in a copy and the removal after it: nothing can be told of the new file; it is empty; half of it is
+#: written; all of it; it has its times; the old one is listed no more, and its record is still in use.
+COPY_CUTS = ("created", "empty", "half", "written", "copied", "delisted")
+CUTS = [*((False, when) for when in RENAME_CUTS), *((True, when) for when in COPY_CUTS)]
+
+
+class RecordedNames(MemoryFiles):
+    """A volume like NTFS under ntfs-3g.
+
+    A name that the file's record does not know cannot be taken away (ENOENT); taking away the last that it does know
+    frees the file, whoever still lists it. `copies`: whether files are plain, so that they are copied, not renamed.
+    """
+
+    def __init__(self, *, copies: bool) -> None:
+        super().__init__()
+        self.writable = True
+        self.copies = copies
+        self.known: dict[int, set[VolumePath]] = {}
+        self.in_use: dict[int, Node] = {}
+        self.unwritten: set[int] = set()
+        self.moves = 0
+        self.cut_at: tuple[int, str] | None = None
+
+    def _names(self, path: VolumePath) -> set[VolumePath]:
+        node = self._node(path)
+        self.in_use[node.number] = node
+        return self.known.setdefault(node.number, {path})
+
+    def entry(self, path: VolumePath) -> Entry | None:
+        """EIO for what is listed and whose record is not written."""
+        found = super().entry(path)
+        if found is not None and found.identity[1] in self.unwritten:
+            raise OSError(errno.EIO, "Input/output error")
+        return found
+
+    def rename(self, source: VolumePath, destination: VolumePath) -> None:
+        """As ntfs-3g does it, cut where the test wants."""
+        if self.entry(destination) is not None:
+            raise FileExistsError(str(destination))
+        self.moves += 1
+        node, names = self._node(source), self._names(source)
+        parent, name = self._parent(destination)
+        parent.children[name] = node
+        self._cut("listed")
+        names.add(destination)
+        self._cut("recorded")
+        self.remove(source)
+        self._cut("unlisted")
+
+    def copy(self, source: VolumePath, destination: VolumePath) -> None:
+        """Create, write, set the times; cut where the test wants."""
+        if not self.copies:
+            raise RenameInstead(str(source))
+        self.moves += 1
+        whole = self._node(source)
+        if self.entry(destination) is not None:
+            raise FileExistsError(str(destination))
+        parent, name = self._parent(destination)
+        parent.children[name] = copy = self._new(EntryKind.FILE, b"", 0)
+        self.unwritten.add(copy.number)
+        self._cut("created")
+        self.unwritten.discard(copy.number)
+        self._names(destination)
+        self._cut("empty")
+        copy.data = whole.data[: len(whole.data) // 2] + bytes(40)
+        self._cut("half")
+        copy.data = whole.data
+        self._cut("written")
+        copy.modified_ns = whole.modified_ns
+        self._cut("copied")
+
+    def remove(self, path: VolumePath) -> None:
+        """A name gone, and the file with its last one."""
+        self.entry(path)
+        node, names = self._node(path), self._names(path)
+        if node.kind is EntryKind.FILE and path not in names:
+            raise FileNotFoundError(str(path))
+        parent, name = self._parent(path)
+        del parent.children[name]
+        self._cut("delisted")
+        names.discard(path)
+        if not names:
+            del self.in_use[node.number]
+            node.data = b"freed, and used again by another file"
+
+    def settle_removal(self, path: VolumePath, file_number: int) -> None:
+        """Free a record that is in use although no folder lists it."""
+        if super().entry(path) is None and self.known.get(file_number) == {path}:
+            self.in_use.pop(file_number, None)
+
+    def check_disk(self) -> None:
+        """What chkdsk and ntfsck do: names that no record knows go, files that no folder lists come back."""
+        listed = [tuple(path.strip("\\").split("\\")) for path in self.paths()]
+        numbers = {self._node(path).number for path in listed}
+        for path in listed:
+            node = self._node(path)
+            if node.number in self.unwritten or path not in self._names(path):
+                parent, name = self._parent(path)
+                del parent.children[name]
+        for number, node in self.in_use.items():
+            if number not in numbers:
+                for path in self.known[number]:
+                    parent, name = self._parent(path)
+                    parent.children[name] = node
+
+    def _cut(self, when: str) -> None:
+        if self.cut_at == (self.moves, when):
+            self.cut_at = None
+            raise PowerCut
+
+
+def broken_volume(*, copies: bool) -> tuple[RecordedNames, dict[str, bytes]]:
+    files = RecordedNames(copies=copies)
+    files.add("\\Windows\\System32\\config\\SYSTEM", system_hive("HALF-WAY"))
+    faulty = {name: channel_file_bytes(291, 30 + n, 600 + n) for n, name in enumerate(NAMES)}
+    for name, data in faulty.items():
+        files.add(f"{FOLDER}\\{name}", data)
+    return files, faulty
+
+
+def every_place(files: RecordedNames, name: str) -> list[tuple[str, bytes]]:
+    return [(path, data) for path, data in files.paths().items() if path.endswith(name)]
+
+
+def cut(files: RecordedNames, moment: tuple[int, str], work: Callable[[RecordedNames], object]) -> None:
+    files.moves, files.cut_at = 0, moment
+    with pytest.raises(PowerCut):
+        work(files)
+
+
+def assert_quarantined(files: RecordedNames, faulty: dict[str, bytes]) -> None:
+    for name, data in faulty.items():
+        ((path, found),) = every_place(files, name)
+        assert found == data
+        assert path.startswith("\\ProgramData\\Bluelift\\quarantine\\")
+
+
+def assert_in_place(files: RecordedNames, faulty: dict[str, bytes]) -> None:
+    for name, data in faulty.items():
+        assert every_place(files, name) == [(f"{FOLDER}\\{name}", data)]
+
+
+def take_back(files: RecordedNames) -> tuple[list, tuple[str, ...]]:  # type: ignore[type-arg]
+    now = f"{datetime(2024, 7, 21, tzinfo=UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return undo(files, RULES, find_installations(files).installations, now)
+
+
+@pytest.mark.parametrize("again", [None, 0, 2, 5])
+@pytest.mark.parametrize(("copies", "when"), CUTS)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_move_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool, when: str, again: int | None) -> None:
+    files, faulty = broken_volume(copies=copies)
+    cut(files, (number, when), repair)
+    if again is not None:
+        cuts = COPY_CUTS if copies else RENAME_CUTS
+        files.moves, files.cut_at = 0, (1, cuts[again % len(cuts)])
+        with contextlib.suppress(PowerCut):
+            repair(files)
+        files.cut_at = None
+    results = repair(files)
+    assert all(outcome is FileOutcome.QUARANTINED for outcome in outcomes(results).values())
+    files.check_disk()
+    assert_quarantined(files, faulty)
+    assert repair(files) == []
+    take_back(files)
+    assert_in_place(files, faulty)
+
+
+@pytest.mark.parametrize(("copies", "when"), CUTS)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_undo_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool, when: str) -> None:
+    files, faulty = broken_volume(copies=copies)
+    repair(files)
+    cut(files, (number, when), take_back)
+    first = outcomes(take_back(files)[0])
+    assert (FileOutcome.FAILED in first.values()) is (when in ("listed", "created"))
+    for name, data in faulty.items():
+        assert any(found == data for _, found in every_place(files, name))
+    files.check_disk()
+    assert all(outcome is FileOutcome.RESTORED for outcome in outcomes(take_back(files)[0]).values())
+    assert_in_place(files, faulty)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_deletion_cut_in_two_is_not_taken_back_by_a_check_of_the_volume(number: int) -> None:
+    files, faulty = broken_volume(copies=True)
+    rule = dataclasses.replace(CROWDSTRIKE_CHANNEL_291, action=Action.DELETE)
+    removals = 0
+
+    def counted(path: VolumePath) -> None:
+        nonlocal removals
+        removals += path[-1] in NAMES
+        files.moves = removals
+        RecordedNames.remove(files, path)
+
+    files.remove = counted  # type: ignore[method-assign]
+    cut(files, (number, "delisted"), lambda files: repair(files, (rule,)))
+    results = repair(files, (rule,))
+    assert set(outcomes(results).values()) == {FileOutcome.DELETED}
+    files.check_disk()
+    assert not any(every_place(files, name) for name in faulty)
+
+
+def test_what_stands_in_the_way_is_only_replaced_where_an_undo_was_cut_off() -> None:
+    """An empty file in the place of a quarantined one is a rest of ours, or Windows's own."""
+    files, faulty = broken_volume(copies=True)
+    repair(files)
+    files.add(f"{FOLDER}\\{NAMES[0]}", b"")
+    assert outcomes(take_back(files)[0])[NAMES[0]] is FileOutcome.FAILED
+    assert (f"{FOLDER}\\{NAMES[0]}", b"") in every_place(files, NAMES[0])
+    assert (f"{FOLDER}\\{NAMES[1]}", faulty[NAMES[1]]) in every_place(files, NAMES[1])
+
+
+def test_a_full_volume_is_renamed_on() -> None:
+    files, faulty = broken_volume(copies=True)
+
+    def full(source: VolumePath, destination: VolumePath) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files.copy = full  # type: ignore[method-assign]
+    assert set(outcomes(repair(files)).values()) == {FileOutcome.QUARANTINED}
+    assert_quarantined(files, faulty)
+
+
+def test_a_copy_that_is_not_equal_leaves_the_file_where_it_is() -> None:
+    files, faulty = broken_volume(copies=True)
+
+    def spoiling(source: VolumePath, destination: VolumePath) -> None:
+        RecordedNames.copy(files, source, destination)
+        files._node(destination).data = bytes(len(files._node(source).data))
+
+    files.copy = spoiling  # type: ignore[method-assign]
+    results = repair(files)
+    assert set(outcomes(results).values()) == {FileOutcome.FAILED}
+    assert "did not become what it was to be (another sha256)" in results[0].records[0].detail
+    assert all((f"{FOLDER}\\{name}", data) in every_place(files, name) for name, data in faulty.items())
+    del files.copy
+    repair(files)
+    assert_quarantined(files, faulty)
