@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import BinaryIO
 from builder.disk_forms import DiskForm, form_of
 from builder.errors import BuilderError, ImageError, ToolFailed, ToolMissing
 from builder.media.fat_structures import ENTRY_SIZE, SECTOR, Attribute, Bpb, DirectoryEntry, FatKind
+from builder.media.gpt import GptPartition
 from builder.media.gpt_move import read_table
 from builder.run import run
 from builder.verify.disks import DiskPartition, extract_partition
@@ -70,26 +71,34 @@ def check_medium(before: Path, after: Path, receipt: Receipt | None, *, scratch:
 
 
 def _checks(before: Path, after: Path, receipt: Receipt | None, scratch: Path) -> Iterator[Check]:
-    volume = read_volume(before)
-    where = first_change(before, after, volume)
+    volumes = read_volumes(before)
+    where = first_change(before, after, volumes)
     yield Check(
         name="the boot medium is byte-identical outside its writable tail",
         passed=where is None,
         expected="no difference",
         seen="no difference" if where is None else f"the first difference is at byte {where}",
     )
+    for volume in volumes:
+        named = "the boot medium" if volume is volumes[0] else f"the boot medium's {volume.partition.name}"
+        yield from _check_volume(before, after, volume, receipt, scratch=scratch, named=named)
+
+
+def _check_volume(
+    before: Path, after: Path, volume: MediumVolume, receipt: Receipt | None, *, scratch: Path, named: str
+) -> Iterator[Check]:
     old = _receipts(extract_partition(before, volume.partition, scratch / "before.fat"))
     partition = extract_partition(after, volume.partition, scratch / "after.fat")
     fsck = run(["fsck.vfat", "-n", str(partition)], reason=_REASON, time_limit=_LIMIT, ok=range(256))
     yield Check(
-        name="fsck.vfat on the boot medium",
+        name=f"fsck.vfat on {named}",
         passed=fsck.returncode == 0,
         expected="no errors",
         seen="no errors" if fsck.returncode == 0 else fsck.said,
     )
     new = sorted(set(_receipts(partition)) - set(old))
     yield Check(
-        name="one receipt came back on the boot medium",
+        name=f"one receipt came back on {named}",
         passed=len(new) == 1,
         expected="one new file",
         seen=", ".join(new) or "none",
@@ -142,50 +151,53 @@ def _mtools(*argv: str) -> bytes:
 # --- by the tables as they were --------------------------------------------------------------------------------------
 
 
-def read_volume(disk: Path) -> MediumVolume:
-    """The FAT32 volume in the first partition of a disk. Raises ImageError where there is none."""
+def read_volumes(disk: Path) -> tuple[MediumVolume, ...]:
+    """The FAT32 volumes on a medium: the image's own, and the one that `usb write --data` adds. Raises ImageError."""
     with disk.open("rb") as stream:
-        first = read_table(stream, stream.seek(0, 2)).partitions[0]
-        partition = DiskPartition(
-            name="medium", start=first.first_lba * SECTOR, size=(first.last_lba - first.first_lba + 1) * SECTOR
-        )
-        stream.seek(partition.start)
-        bpb = Bpb.unpack(stream.read(SECTOR))
-        if bpb.kind is not FatKind.FAT32 or bpb.bytes_per_sector != SECTOR or bpb.root_entries:
-            raise ImageError("the boot medium's first partition is not FAT32")
-        if bpb.total_sectors * SECTOR > partition.size or (bpb.clusters + 2) * 4 > bpb.fat_sectors * SECTOR:
-            raise ImageError("the boot medium's FAT32 volume does not fit its partition, or its tables do not fit it")
-        stream.seek(partition.start + bpb.reserved_sectors * SECTOR)
-        table = array("I", stream.read((bpb.clusters + 2) * 4))
-        if sys.byteorder == "big":
-            table.byteswap()
+        table = read_table(stream, stream.seek(0, 2))
+        return tuple(_read_volume(stream, partition) for partition in table.partitions)
+
+
+def _read_volume(stream: BinaryIO, entry: GptPartition) -> MediumVolume:
+    partition = DiskPartition(
+        name=entry.name, start=entry.first_lba * SECTOR, size=(entry.last_lba - entry.first_lba + 1) * SECTOR
+    )
+    stream.seek(partition.start)
+    bpb = Bpb.unpack(stream.read(SECTOR))
+    if bpb.kind is not FatKind.FAT32 or bpb.bytes_per_sector != SECTOR or bpb.root_entries:
+        raise ImageError(f"the boot medium's partition '{entry.name}' is not FAT32")
+    if bpb.total_sectors * SECTOR > partition.size or (bpb.clusters + 2) * 4 > bpb.fat_sectors * SECTOR:
+        raise ImageError("a FAT32 volume of the boot medium does not fit its partition, or its tables do not fit it")
+    stream.seek(partition.start + bpb.reserved_sectors * SECTOR)
+    table = array("I", stream.read((bpb.clusters + 2) * 4))
+    if sys.byteorder == "big":
+        table.byteswap()
     return MediumVolume(partition=partition, bpb=bpb, table=table)
 
 
-def first_change(before: Path, after: Path, volume: MediumVolume) -> int | None:
+def first_change(before: Path, after: Path, volumes: Sequence[MediumVolume]) -> int | None:
     """The first byte that is not as before and had to be: all but FSInfo, free clusters, folders, and their entries."""
     if before.stat().st_size != after.stat().st_size:
         return min(before.stat().st_size, after.stat().st_size)
     with before.open("rb") as one, after.open("rb") as other:
-        free = _may_change(one, volume)
+        free = [_may_change(one, volume) for volume in volumes]
+        one.seek(0)
         at = 0
         while ours := one.read(_AT_ONCE):
             theirs = other.read(_AT_ONCE)
-            if ours != theirs:
-                for offset in range(0, len(ours), SECTOR):
-                    a, b = ours[offset : offset + SECTOR], theirs[offset : offset + SECTOR]
-                    if a != b and (where := _forbidden(volume, free, at + offset, a, b)) is not None:
-                        return where
+            for offset in range(0, len(ours), SECTOR) if ours != theirs else ():
+                a, b = ours[offset : offset + SECTOR], theirs[offset : offset + SECTOR]
+                if a != b and (where := _forbidden(volumes, free, at + offset, a, b)) is not None:
+                    return where
             at += len(ours)
     return None
 
 
 def _may_change(disk: BinaryIO, volume: MediumVolume) -> bytearray:
-    """One byte a cluster: 1 where it was free, or is a folder's. Leaves `disk` at its start."""
+    """One byte a cluster: 1 where it was free, or is a folder's."""
     free = bytearray(entry == 0 for entry in volume.table)
     for cluster in _folder_clusters(disk, volume):
         free[cluster] = 1
-    disk.seek(0)
     return free
 
 
@@ -211,20 +223,32 @@ def _folder_clusters(disk: BinaryIO, volume: MediumVolume) -> set[int]:
     return found
 
 
-def _forbidden(volume: MediumVolume, free: bytearray, at: int, before: bytes, after: bytes) -> int | None:
+def _forbidden(
+    volumes: Sequence[MediumVolume], free: Sequence[bytearray], at: int, before: bytes, after: bytes
+) -> int | None:
     """The first byte of the sector at `at` that must not differ and does."""
+    for volume, may_change in zip(volumes, free, strict=True):
+        if volume.partition.start <= at < volume.partition.start + volume.partition.size:
+            return _forbidden_in(volume, may_change, at, before, after)
+    return at + _difference(before, after)
+
+
+def _difference(before: bytes, after: bytes) -> int:
+    return next(i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y)
+
+
+def _forbidden_in(volume: MediumVolume, free: bytearray, at: int, before: bytes, after: bytes) -> int | None:
     bpb, sector = volume.bpb, (at - volume.partition.start) // SECTOR
-    changed = at + next(i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y)
     if sector == bpb.fsinfo_sector:
         return None
     if bpb.reserved_sectors <= sector < bpb.first_data_sector:
         # Entries of clusters that were in use stay as they were, so every file's chain does.
-        table_at = (sector - bpb.reserved_sectors) % bpb.fat_sectors * SECTOR // 4
+        first = (sector - bpb.reserved_sectors) % bpb.fat_sectors * SECTOR // 4
         entries = zip(memoryview(before).cast("I"), memoryview(after).cast("I"), strict=True)
-        for number, (x, y) in enumerate(entries, start=table_at):
+        for number, (x, y) in enumerate(entries, start=first):
             if x != y and not (number < len(free) and free[number]):
-                return at + (number - table_at) * 4
+                return at + (number - first) * 4
         return None
     cluster = 2 + (sector - bpb.first_data_sector) // bpb.sectors_per_cluster
     inside = bpb.first_data_sector <= sector and cluster < len(free)
-    return None if inside and free[cluster] else changed
+    return None if inside and free[cluster] else at + _difference(before, after)

@@ -13,7 +13,7 @@ from builder.media.gpt_move import NoTable
 from builder.verify.boot import BootSettings, boot_scenario, image_sha256, make_template
 from builder.verify.firmware import Firmware, find_firmware
 from builder.verify.machine import state_folder
-from builder.verify.medium import raw_image, read_volume
+from builder.verify.medium import raw_image, read_volumes
 from builder.verify.qemu import Accelerator, Attach, Controller, qemu_version
 from builder.verify.report import BootReport, VerifyReport, write_report
 from builder.verify.scenarios import DEFAULT_SCENARIO, find_scenarios
@@ -111,7 +111,7 @@ def check_image(image: Path, attach: tuple[Attach, ...] = (Attach.CD,)) -> None:
         _check_iso(raw, image)
         if set(attach) != {Attach.CD}:
             try:
-                read_volume(raw)
+                read_volumes(raw)
             except NoTable as error:
                 raise ImageError(
                     f"{image.name} is a plain ISO: it starts as a CD alone",

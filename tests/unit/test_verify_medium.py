@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from builder.disk_forms import DiskForm, write_form
 from builder.errors import ImageError, UsageError
 from builder.media.fat_structures import Bpb
-from builder.verify.medium import check_medium, first_change, raw_image, read_volume
+from builder.verify.medium import check_medium, first_change, raw_image, read_volumes
 from builder.verify.prove import check_image
 from builder.verify.qemu import Attach
 from payload import contract
@@ -83,7 +83,7 @@ def test_a_receipt_in_the_tail_is_what_should_come_back(before: Path, after: Pat
 def test_a_large_folder_of_receipts_may_grow(before: Path, after: Path, tmp_path: Path) -> None:
     for number in range(40):
         leave(after, b"{}", f"{number:02d}-with-a-long-name-that-takes-many-entries.json")
-    assert first_change(before, after, read_volume(before)) is None
+    assert first_change(before, after, read_volumes(before)) is None
 
 
 def test_no_receipt_or_another_one(before: Path, after: Path) -> None:
@@ -111,25 +111,25 @@ def test_no_receipt_or_another_one(before: Path, after: Path) -> None:
 def test_everything_else_must_stay(before: Path, after: Path, at: int) -> None:
     leave(after, receipt_bytes(RECEIPT))
     flip(after, at)
-    assert first_change(before, after, read_volume(before)) == at
+    assert first_change(before, after, read_volumes(before)) == at
     assert "the boot medium is byte-identical outside its writable tail" in failed(before, after)
 
 
 def test_the_chain_of_a_file_must_stay(before: Path, after: Path) -> None:
     for copy in range(2):
         flip(after, TABLE + copy * BPB.fat_sectors * 512 + 9 * 4)
-    assert first_change(before, after, read_volume(before)) == TABLE + 9 * 4
+    assert first_change(before, after, read_volumes(before)) == TABLE + 9 * 4
 
 
 def test_a_medium_that_became_longer(before: Path, after: Path) -> None:
     with after.open("ab") as stream:
         stream.write(b"x")
-    assert first_change(before, after, read_volume(before)) == SIZE
+    assert first_change(before, after, read_volumes(before)) == SIZE
 
 
 def test_tables_that_differ_are_fsck_s_to_find(before: Path, after: Path) -> None:
     flip(after, TABLE + BPB.fat_sectors * 512 + (BPB.clusters - 5) * 4)
-    assert first_change(before, after, read_volume(before)) is None
+    assert first_change(before, after, read_volumes(before)) is None
     assert "fsck.vfat on the boot medium" in failed(before, after)
 
 
@@ -148,7 +148,7 @@ def test_damaged_volumes_raise_nothing_else(before: Path, after: Path, garbage: 
         stream.seek(place)
         stream.write(garbage)
     try:
-        first_change(after, before, read_volume(after))
+        first_change(after, before, read_volumes(after))
     except ImageError as error:
         assert error.message
     finally:
