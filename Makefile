@@ -27,7 +27,7 @@ iso: $(VENV)/.project ## Build dist/bluelift-linux.iso; with WINDOWS_ISO=path: d
 winpe-demo: $(VENV)/.project $(VENV)/.system ## Watch a WinPE image repair two drives under Wine, without any Windows media
 	@$(BIN)/bluelift demo -o build/demo
 
-test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests but torture; installs what they need through apt
+test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs what they need through apt
 	@echo "[1/3] lint (ruff)"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -35,7 +35,7 @@ test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests but torture;
 	@$(BIN)/mypy
 	@$(BIN)/mypy --platform win32 --exclude NOTHING payload/environment/windows*.py
 	@echo "[3/3] tests, and at least 95% of payload/ covered"
-	@$(BIN)/pytest -n 2 --dist loadfile -m 'not torture' --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
+	@$(BIN)/pytest -n 2 --dist loadfile --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
 	@echo "done: lint, types, tests and coverage are fine"
 	@echo
 	@echo "What to do next:"
@@ -61,8 +61,8 @@ bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, and Win
 	@echo
 	@$(BIN)/python -m builder.bench build/bench/winpe
 
-torture: $(VENV)/.project $(VENV)/.system ## Kill QEMU at random moments, TORTURE=500 times, and repair again
-	@BLUELIFT_KILLS=$(TORTURE) $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)
+torture: $(VENV)/.project $(VENV)/.system ## Cut the power TORTURE=500 times, and between any two writes; repair again
+	@BLUELIFT_KILLS=$(TORTURE) BLUELIFT_REPLAYS=0 $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)
 
 lock: $(VENV)/.project ## Renew .ci/requirements.txt from pyproject.toml
 	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet pip-tools

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder import RELEASE_EPOCH, __version__, resources
+from builder.build_forms import make_forms, read_facts, write_facts
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
+from builder.disk_forms import DiskForm, write_form
 from builder.errors import OutputError
 from builder.outputs import (
     MANIFEST,
@@ -31,9 +33,9 @@ from builder.outputs import (
 from builder.packages import Resolution, pins, resolution, stored_resolution
 from builder.plan import Facts, Plan, epoch_from, make_plan
 from builder.profile import Profile
-from builder.report import ImageFacts, ListedFile, json_bytes, manifest
+from builder.report import DiskFile, ImageFacts, ListedFile, json_bytes, manifest
 
-#: The largest ISO that a release may have.
+#: The largest ISO that a release may have, without its free tail.
 SIZE_LIMIT = 45_000_000
 #: Packages, fetch, unpack, and the six cached steps of a plan after "packages", then the output.
 _STEPS = 10
@@ -47,7 +49,7 @@ def build_linux(profile: Profile, options: BuildOptions, console: Console) -> Bu
     started = time.monotonic()
     prepare_output(options.output)
     cache = Cache(options.cache)
-    console.expect(_STEPS + bool(profile.keyboard))
+    console.expect(_STEPS + bool(profile.keyboard) + bool(profile.disk_forms))
     with storage_errors(options.cache), cache.locked(console.notice):
         found = _resolve(profile, options, cache, console)
         plan = make_plan(profile, gather_facts(found))
@@ -57,14 +59,15 @@ def build_linux(profile: Profile, options: BuildOptions, console: Console) -> Bu
             work.base_entries()
             work.payload_entry()
             iso = work.iso_entry()
+            forms = work.disk_forms()
             manifest_entry = work.manifest_entry()
         name = f"{profile.output}.iso"
         publish(
             options.output,
-            images={name: iso.file("image.iso").sha256},
+            images={name: iso.file("image.iso").sha256, **{form.file: form.sha256 for form in forms}},
             manifest_file=manifest_entry.path(MANIFEST),
             manifest_sha256=manifest_entry.file(MANIFEST).sha256,
-            put=lambda target, _: _copy(iso.path("image.iso"), target),
+            put=work.put_image,
             console=console,
         )
     stored = iso.file("image.iso")
@@ -75,6 +78,7 @@ def build_linux(profile: Profile, options: BuildOptions, console: Console) -> Bu
         image_id=plan.image_id or "",
         made=tuple(work.made),
         seconds=time.monotonic() - started,
+        others=tuple(options.output / form.file for form in forms),
     )
 
 
@@ -150,6 +154,21 @@ class _Work:
         self.iso = self._entry("iso", self._put_iso)
         return self.iso
 
+    def disk_forms(self) -> tuple[DiskFile, ...]:
+        """What the image is in the forms that the profile asks for."""
+        self.forms: tuple[DiskFile, ...] = ()
+        if self.profile.disk_forms:
+            self.forms = read_facts(self._entry("disk-forms", self._put_forms))
+        return self.forms
+
+    def put_image(self, target: Path, name: str) -> None:
+        """Write the image or the form called `name` to `target`."""
+        form = next((form for form in self.forms if form.file == name), None)
+        if form is None:
+            _copy(self.iso.path("image.iso"), target)
+        else:
+            write_form(DiskForm(form.form), self.iso.path("image.iso"), target, epoch=self.plan.epoch)
+
     def manifest_entry(self) -> Entry:
         """The manifest, from what can be read back out of the finished image."""
         return self._entry("manifest", self._put_manifest)
@@ -220,8 +239,8 @@ class _Work:
     def _put_iso(self, into: Path, step: Step) -> None:
         from dataclasses import replace  # noqa: PLC0415
 
-        from builder.media.iso import write_iso  # noqa: PLC0415
-        from builder.media.layout import LinuxBootFiles, linux_iso_layout  # noqa: PLC0415
+        from builder.media.iso import DiskBoot, write_iso  # noqa: PLC0415
+        from builder.media.layout import LinuxBootFiles, hybrid_disk, linux_iso_layout  # noqa: PLC0415
 
         image_id = self.plan.image_id or ""
         mok_manager = self.boot_files.path("mmx64.efi")
@@ -237,12 +256,21 @@ class _Work:
             mok_manager=mok_manager.read_bytes() if mok_manager.is_file() else None,
         )
         layout = replace(linux_iso_layout(files, epoch=self.plan.epoch), volume_id=self.profile.volume_id)
+        if self.profile.tail is not None:
+            disk = hybrid_disk(image_id, volume_id=self.profile.volume_id, tail=self.profile.tail)
+            code = self.bios_image.path("boot_hybrid.img").read_bytes()
+            layout = replace(layout, hybrid=replace(disk, bios=DiskBoot.GRUB, boot_hybrid=code))
         image = into / "image.iso"
-        write_iso(layout, image, step=step)
-        size = image.stat().st_size
-        step.note(size_text(size))
+        written = write_iso(layout, image, step=step)
+        size = written.size - written.free
+        step.note(size_text(size) + (f", and {size_text(written.free)} free on it as a disk" if written.free else ""))
         if size > SIZE_LIMIT:
             step.warn(f"the image has {size_text(size)}, more than the {size_text(SIZE_LIMIT)} that a release may have")
+
+    def _put_forms(self, into: Path, step: Step) -> None:
+        with tempfile.TemporaryDirectory(prefix="forms-", dir=self.cache.area("work")) as scratch:
+            images = {f"{self.profile.output}.iso": self.iso.path("image.iso")}
+            write_facts(into, make_forms(self.profile, images, Path(scratch), epoch=self.plan.epoch, step=step))
 
     def _put_manifest(self, into: Path, step: Step) -> None:
         from builder.verify.inspect import inspect_image  # noqa: PLC0415
@@ -260,6 +288,8 @@ class _Work:
                 sha256=stored.sha256,
                 kernel_version=self.boot_files.path("kernel-version").read_text().strip(),
                 media=tuple(ListedFile(path=f.path, size=f.size, sha256=f.sha256) for f in report.files),
+                disk=report.disk,
+                forms=self.forms,
                 initramfs=tuple(
                     ListedFile(path=f.name, size=f.size, sha256=f.sha256) for f in report.initramfs if f.sha256
                 ),
@@ -307,9 +337,10 @@ def _put_boot_files(root: Path, into: Path, step: Step) -> None:
 
 
 def _put_bios_image(root: Path, into: Path, step: Step) -> None:
-    from builder.base.grub import bios_boot_image  # noqa: PLC0415
+    from builder.base.grub import bios_boot_image, disk_boot_code  # noqa: PLC0415
 
     (into / "eltorito.img").write_bytes(bios_boot_image(root, step=step))
+    (into / "boot_hybrid.img").write_bytes(disk_boot_code(root))
 
 
 def _grub_config(profile: Profile, image_id: str) -> bytes:

@@ -14,13 +14,14 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from builder import RELEASE_EPOCH, __version__, resources
 from builder.base_check import check_base_once
 from builder.bcd import BcdFirmware, edit_store, new_store
+from builder.build_forms import make_forms, read_facts, write_facts
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
 from builder.errors import ImageError
@@ -55,7 +56,7 @@ from builder.plan_winpe import (
 )
 from builder.plan_winpe import MANIFEST as MANIFEST_STEP
 from builder.profile import Profile
-from builder.report import ListedFile, WinpeFiles, WinpeImage, json_bytes, sha256sums, winpe_manifest
+from builder.report import DiskFile, ListedFile, WinpeFiles, WinpeImage, json_bytes, sha256sums, winpe_manifest
 from builder.secure_boot import SecureBootFiles
 from builder.windows_payload import FreezeOptions, WindowsPayload, backend_for, content_id, recipe, windows_payload
 from builder.winpe_base import ARCHITECTURES, ChosenBase, choose, open_media_of
@@ -79,7 +80,7 @@ def build_winpe(profile: Profile, options: BuildOptions, console: Console) -> Bu
     """Build the image (or, with boot_ca: both, the two images) of `profile`. See `builder.build.build`."""
     started = time.monotonic()
     cache = Cache(options.cache)
-    console.expect(_STEPS + len(boot_cas(profile)) - 1)
+    console.expect(_STEPS + len(boot_cas(profile)) - 1 + bool(profile.disk_forms))
     freezing = _freezing(profile, options)
     with console.step("base media") as step:
         media, wim = open_media_of(profile.winpe, machine=freezing.machine)
@@ -95,8 +96,10 @@ def build_winpe(profile: Profile, options: BuildOptions, console: Console) -> Bu
         work = _Work(profile=profile, plan=plan, base=base, payload=payload, cache=cache, console=console)
         with storage_errors(options.output), staged_in(options.output) as staged:
             images = tuple(work.image(ca, files, options.output, staged) for ca, files in _by_ca(base))
-            manifest = work.manifest_entry(images)
-            _publish(options.output, staged, images, manifest, console)
+            forms = work.disk_forms(images, options.output, staged)
+            manifest = work.manifest_entry(images, forms)
+            files = {image.file: image.sha256 for image in images} | {form.file: form.sha256 for form in forms}
+            _publish(options.output, staged, files, manifest, console)
     first = images[0]
     return Built(
         image=options.output / first.file,
@@ -105,7 +108,7 @@ def build_winpe(profile: Profile, options: BuildOptions, console: Console) -> Bu
         image_id=plan.image_id or "",
         made=tuple([PAYLOAD] if payload.made else []) + tuple(work.made),
         seconds=time.monotonic() - started,
-        others=tuple(options.output / image.file for image in images[1:]),
+        others=tuple(options.output / name for name in files if name != first.file),
     )
 
 
@@ -130,6 +133,7 @@ class _IsoFacts:
     size: int
     sha256: str
     media: tuple[ListedFile, ...]
+    free: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +182,34 @@ class _Work:
                 (into / _ISO_FACTS).write_bytes(json_bytes(to_json(facts)))
         return _image_of(name, ca, facts)
 
-    def manifest_entry(self, images: tuple[WinpeImage, ...]) -> Entry:
+    def disk_forms(self, images: tuple[WinpeImage, ...], output: Path, staged: Path) -> tuple[DiskFile, ...]:
+        """The images in the forms that the profile asks for: those in the output folder, or written into `staged`."""
+        if not self.profile.disk_forms:
+            return ()
+        step = self.plan.step("disk-forms")
+        entry = self._find(step.name)
+        if isinstance(entry, Entry):
+            forms = read_facts(entry)
+            if all(sha256_of(output / form.file) == form.sha256 for form in forms):
+                self.console.skipped(step.title, "already there, checked")
+                return forms
+        names = [image.file for image in images]
+        paths = {name: (staged if (staged / name).exists() else output) / name for name in names}
+        with self.console.step(step.title) as shown:
+            forms = make_forms(self.profile, paths, staged, epoch=self.plan.epoch, step=shown)
+        self.made.append(step.name)
+        if isinstance(entry, Missed):
+            with self._storing(step) as into:
+                write_facts(into, forms)
+        return forms
+
+    def manifest_entry(self, images: tuple[WinpeImage, ...], forms: tuple[DiskFile, ...]) -> Entry:
         """The manifest, from what was read back of the finished images."""
-        return self._entry(MANIFEST_STEP, lambda into, _: self._put_manifest(into, images))
+        return self._entry(MANIFEST_STEP, lambda into, _: self._put_manifest(into, images, forms))
 
     def _write_iso(self, files: SecureBootFiles, wim: Entry, stores: Entry, target: Path, step: Step) -> _IsoFacts:
-        from builder.media.iso import IsoForm, write_iso  # noqa: PLC0415
+        from builder.media.iso import DiskBoot, IsoForm, write_iso  # noqa: PLC0415
+        from builder.media.layout import hybrid_disk  # noqa: PLC0415
         from builder.media.windows_layout import WindowsMedium, windows_iso_layout  # noqa: PLC0415
 
         media, settings = self.base.media, self.profile.winpe
@@ -206,13 +232,18 @@ class _Work:
             volume_id=self.profile.volume_id,
         )
         layout = windows_iso_layout(medium, epoch=self.plan.epoch)
+        if self.profile.tail is not None:
+            disk = hybrid_disk(medium.image_id, volume_id=medium.volume_id, tail=self.profile.tail)
+            bios = DiskBoot.BOOTMGR if layout.bios_image is not None else DiskBoot.UEFI_ONLY
+            layout = replace(layout, hybrid=replace(disk, bios=bios))
         sizes = {file.path: _size(file.source) for file in layout.files}
         written = write_iso(layout, target, step=step)
-        step.note(size_text(written.size))
+        free = f", {size_text(written.free)} of it free on it as a disk" if written.free else ""
+        step.note(size_text(written.size) + free)
         listed = tuple(
             ListedFile(path=path, size=sizes.get(path, 0), sha256=digest) for path, digest in written.files.items()
         )
-        return _IsoFacts(size=written.size, sha256=written.sha256, media=listed)
+        return _IsoFacts(size=written.size, sha256=written.sha256, media=listed, free=written.free)
 
     def _wim(self) -> Entry:
         """What the cache keeps of boot.wim: it is put together when it is written."""
@@ -289,12 +320,12 @@ class _Work:
             )
             (into / f"bcd-{firmware.name.lower()}").write_bytes(store)
 
-    def _put_manifest(self, into: Path, images: tuple[WinpeImage, ...]) -> None:
+    def _put_manifest(self, into: Path, images: tuple[WinpeImage, ...], forms: tuple[DiskFile, ...]) -> None:
         injected = _read_facts(self._wim(), _WIM_FACTS, _WimFacts).injected
         content = winpe_manifest(
             profile=self.profile,
             plan=self.plan,
-            files=WinpeFiles(base=self.base.summary, injected=injected, images=images),
+            files=WinpeFiles(base=self.base.summary, injected=injected, images=images, forms=forms),
             tools=_tool_versions(),
             bluelift=__version__,
         )
@@ -413,7 +444,7 @@ def _store(stores: Entry, firmware: BcdFirmware) -> bytes:
 
 
 def _image_of(name: str, ca: str, facts: _IsoFacts) -> WinpeImage:
-    return WinpeImage(file=name, size=facts.size, sha256=facts.sha256, boot_ca=ca, media=facts.media)
+    return WinpeImage(file=name, size=facts.size, sha256=facts.sha256, boot_ca=ca, media=facts.media, free=facts.free)
 
 
 def _read_facts(entry: Entry, name: str, kind: type[_Facts]) -> _Facts:
@@ -423,11 +454,11 @@ def _read_facts(entry: Entry, name: str, kind: type[_Facts]) -> _Facts:
         raise ImageError(f"the cache's {name} cannot be read: {error}", hint="bluelift clean") from error
 
 
-def _publish(folder: Path, staged: Path, images: tuple[WinpeImage, ...], manifest: Entry, console: Console) -> None:
-    """Rename what was written beside, with the manifest and the sums, into the output folder."""
+def _publish(folder: Path, staged: Path, files: Mapping[str, str], manifest: Entry, console: Console) -> None:
+    """Rename those of `files` (names to sha256) that were written beside, the manifest and the sums into the folder."""
     content = manifest.path(MANIFEST).read_bytes()
-    sums = sha256sums({**{image.file: image.sha256 for image in images}, MANIFEST: hashlib.sha256(content).hexdigest()})
-    fresh = [image.file for image in images if (staged / image.file).exists()]
+    sums = sha256sums({**files, MANIFEST: hashlib.sha256(content).hexdigest()})
+    fresh = [name for name in files if (staged / name).exists()]
     for name, data in ((MANIFEST, content), (SUMS, sums)):
         if fresh or sha256_of(folder / name) != hashlib.sha256(data).hexdigest():
             (staged / name).write_bytes(data)

@@ -234,9 +234,9 @@ class Cache:
         """Keep the newest few entries of a step: profiles take turns, releases come and go."""
         entries = []
         for path in (self.folder / "objects").glob("*/record.json"):
-            with contextlib.suppress(OSError, ValueError, RecordError):
-                record = from_json(Record, json.loads(path.read_bytes()))
-                if record.step == step and record.id != keep:
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                # One that is no record is a step's that find() will make again.
+                if path.parent.name != keep and json.loads(path.read_bytes())["step"] == step:
                     entries.append((path.stat().st_mtime, path.parent))
         for _, folder in sorted(entries, reverse=True)[_KEPT_A_STEP - 1 :]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -20,6 +20,7 @@ examples:
   bluelift build -o dist                            the default image: dist/bluelift-linux.iso
   bluelift build winpe --windows-iso Win11.iso      the same for Windows PE: dist/bluelift-winpe.iso
   bluelift verify dist/bluelift-linux.iso           boot it and see it repair a disk
+  bluelift usb write dist/bluelift-linux.iso sdb    write it to a USB stick
   bluelift init my.yaml && bluelift build my.yaml   an image of your own
   bluelift init winpe my.yaml                       the same for Windows PE
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_verify(commands)
     _add_inspect(commands)
+    _add_usb(commands)
     _add_doctor(commands)
     _add_freeze(commands)
     _add_demo(commands)
@@ -166,6 +168,7 @@ def _add_verify(commands: _Commands) -> None:
         "boot an image with a broken disk attached and check what it repaired",
         "bluelift verify dist/bluelift-linux.iso\n"
         "bluelift verify dist/bluelift-linux.iso --firmware bios,uefi,secureboot --disk nvme,ahci\n"
+        "bluelift verify dist/bluelift-linux.iso --as cd,usb,disk     nine boots with one file\n"
         "bluelift verify dist/bluelift-linux.iso --firmware bios -o proof --timeout 300\n"
         "bluelift verify dist/bluelift-winpe.iso --firmware uefi --disk ahci",
     )
@@ -173,7 +176,7 @@ def _add_verify(commands: _Commands) -> None:
     parser.add_argument("--firmware", type=_words, default=("bios", "uefi", "secureboot"), metavar="A,B", help="bios, uefi, secureboot (default: all)")  # fmt: skip  # noqa: E501
     parser.add_argument("--disk", type=_words, default=("nvme",), metavar="A,B", help="controllers of the broken disk: nvme, ahci, virtio ... (default: nvme)")  # fmt: skip  # noqa: E501
     parser.add_argument("--scenario", type=_words, default=("repair",), metavar="A,B", help="kinds of broken disks, or all (default: repair)")  # fmt: skip  # noqa: E501
-    parser.add_argument("--as", dest="attach", type=_words, default=("cd",), metavar="A,B", help="how the image is attached (default: cd)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--as", dest="attach", type=_words, default=(), metavar="A,B", help="how the image is attached: cd, usb, disk (default: cd; disk for a VHD or VHDX)")  # fmt: skip  # noqa: E501
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="seconds a boot may take (default: 180, of Windows PE 1800)")  # fmt: skip  # noqa: E501
     parser.add_argument(
         "--accel", choices=("tcg", "kvm"), default="tcg", help="how QEMU runs the machine (default: tcg)"
@@ -193,6 +196,43 @@ def _add_inspect(commands: _Commands) -> None:
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to read")
     parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_usb(commands: _Commands) -> None:
+    usb = commands.add_parser(
+        "usb",
+        help="write an image to a USB stick",
+        description="Write an image to a USB stick, safely.",
+        epilog="examples:\n  bluelift usb list\n  bluelift usb write dist/bluelift-linux.iso sdb",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    actions = usb.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _command(
+        actions, "list", "show the disks of this machine, and which of them can be written to", "bluelift usb list"
+    )
+    parser = _command(
+        actions,
+        "write",
+        "overwrite a USB stick or memory card with an image, and read it back",
+        "bluelift usb write dist/bluelift-linux.iso sdb\n"
+        "bluelift usb write dist/bluelift-linux.iso /dev/sdb --data\n"
+        "bluelift usb write dist/bluelift-linux.iso sdb --yes --force-device sdb",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to write")
+    parser.add_argument("device", metavar="DEVICE", help="the stick: sdb, /dev/sdb, /dev/disk/by-id/...")
+    parser.add_argument(
+        "--data",
+        action="store_true",
+        help="add a partition BLUELIFT-DATA in the rest of the stick, for keys, drivers and receipts",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask, for scripts")
+    parser.add_argument(
+        "--force-device",
+        default="",
+        metavar="NAME",
+        help="overwrite NAME although it does not say that it is removable",
+    )
 
 
 def _add_doctor(commands: _Commands) -> None:

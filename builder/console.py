@@ -19,6 +19,8 @@ from builder.errors import UsageError
 #: Seconds between two progress lines where nobody can redraw one.
 _LINE_INTERVAL = 10.0
 _EVENT_INTERVAL = 1.0
+#: Seconds of work after which a speed is worth showing.
+_FIRST_SPEED = 0.5
 
 
 class Step(Protocol):
@@ -127,6 +129,15 @@ def open_console(*, plain: bool = False, json_lines: bool = False) -> Console:
     return TerminalConsole()
 
 
+def ask(question: str) -> str | None:
+    """What the user types, without spaces around it; None where nobody can be asked."""
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        return None
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip()
+
+
 def size_text(size: float) -> str:
     """A number of bytes for people, in powers of 1000: `103 MB`, `4.2 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -143,6 +154,11 @@ def amount_text(done: float, total: float | None, unit: str) -> str:
     return f"{done:g}" + (f" of {total:g}" if total else "") + (f" {unit}" if unit else "")
 
 
+def speed_text(done: float, unit: str, seconds: float) -> str:
+    """How fast bytes go by (`, 21.3 MB/s`); empty for other units, and before there is anything to tell."""
+    return f", {size_text(done / seconds)}/s" if unit == "bytes" and done and seconds >= _FIRST_SPEED else ""
+
+
 @dataclass
 class PlainStep:
     """A step as lines."""
@@ -151,13 +167,18 @@ class PlainStep:
     done: float = 0
     total: float | None = None
     unit: str = ""
+    started: float = field(default_factory=time.monotonic)
     shown: float = field(default_factory=time.monotonic)
 
     def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
         self.done, self.total, self.unit = done, total, unit
         if time.monotonic() - self.shown >= _LINE_INTERVAL:
             self.shown = time.monotonic()
-            _line(self.stream, f"      {amount_text(done, total, unit)}")
+            _line(self.stream, f"      {amount_text(done, total, unit)}{self.speed}")
+
+    @property
+    def speed(self) -> str:
+        return speed_text(self.done, self.unit, time.monotonic() - self.started)
 
     def note(self, text: str) -> None:
         _line(self.stream, f"      {text}")
@@ -184,7 +205,7 @@ class PlainConsole:
         _line(self._err, f"{label} ...")
         step, started = PlainStep(self._err), time.monotonic()
         yield step
-        amount = f"{amount_text(step.done, None, step.unit)}, " if step.done else ""
+        amount = f"{amount_text(step.done, None, step.unit)}{step.speed}, " if step.done else ""
         _line(self._err, f"      {amount}{time.monotonic() - started:.1f} s")
 
     def skipped(self, title: str, why: str) -> None:

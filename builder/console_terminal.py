@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import rich.box
 import rich.console
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from builder.console import Step, Summary, Table, amount_text
+from builder.console import Step, Summary, Table, amount_text, speed_text
 
 _STYLES = {"": "", "good": "green", "bad": "bold red", "dim": "dim"}
 
@@ -27,10 +27,12 @@ class TerminalStep:
     progress_bar: Progress
     task: TaskID
     amount: str = ""
+    started: float = field(default_factory=time.monotonic)
 
     def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
-        self.amount = amount_text(done, None, unit)
-        self.progress_bar.update(self.task, completed=done, total=total, amount=amount_text(done, total, unit))
+        speed = speed_text(done, unit, time.monotonic() - self.started)
+        self.amount = amount_text(done, None, unit) + speed
+        self.progress_bar.update(self.task, completed=done, total=total, amount=amount_text(done, total, unit) + speed)
 
     def note(self, text: str) -> None:
         self.progress_bar.console.print(f"      [dim]{escape(text)}[/dim]", highlight=False)

@@ -32,7 +32,8 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "keymap": ("build_linux.py", "keyboards.py", *_BASE),
     "payload-segment": ("build_linux.py", "render.py", "resources.py", *_INITRAMFS),
     "iso": ("build_linux.py", "media/*.py", "extents.py", "render.py", "resources.py"),
-    "manifest": ("build_linux.py", "report.py", "verify/inspect.py"),
+    "disk-forms": ("build_forms.py", "disk_forms/*.py", "media/gpt*.py"),
+    "manifest": ("build_linux.py", "report.py", "verify/inspect.py", "verify/inspect_disk.py"),
 }
 
 
@@ -114,13 +115,21 @@ def make_plan(profile: Profile, facts: Facts) -> Plan:
     )  # fmt: skip
     iso = maker.step(
         "iso", "ISO image", {**made_of, "payload-segment": payload},
-        extra={"image": image_id or "", "pycdlib": facts.tools.get("pycdlib", "")},
+        extra={"image": image_id or "", "tail": str(profile.tail), "pycdlib": facts.tools.get("pycdlib", "")},
     )  # fmt: skip
     maker.step(
-        "manifest", "manifest", {"iso": iso},
+        "manifest", "manifest", {"iso": iso, **disk_forms(maker, profile, {"iso": iso})},
         extra={"profile": profile.sha256, "name": profile.output, "tools": digest(dict(facts.tools))},
     )  # fmt: skip
     return Plan(steps=tuple(maker.steps), image_id=image_id, epoch=facts.epoch)
+
+
+def disk_forms(maker: Maker, profile: Profile, isos: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Add the step that writes these images again as disks, where the profile asks for one: its name and id."""
+    if not profile.disk_forms:
+        return {}
+    name, forms = "disk-forms", ", ".join(profile.disk_forms)
+    return {name: maker.step(name, f"for hypervisors: {forms}", isos, extra={"forms": forms, "name": profile.output})}
 
 
 def _keymap(maker: Maker, profile: Profile, from_packages: Mapping[str, str | None]) -> str | None:
@@ -180,13 +189,14 @@ def _content(profile: Profile, facts: Facts) -> dict[str, str]:
         "configuration": digest(to_json(config)),
         "name": profile.name,
         "volume": profile.volume_id,
+        "tail": str(profile.tail),
         "payload": digest(dict(facts.payload)),
         "templates": digest(dict(facts.templates)),
     }
 
 
 def _all_sources(facts: Facts) -> str:
-    patterns = {pattern for name, some in SOURCES.items() if name != "manifest" for pattern in some}
+    patterns = {pattern for name, some in SOURCES.items() if name not in ("disk-forms", "manifest") for pattern in some}
     return digest(matching(facts.sources, patterns))
 
 

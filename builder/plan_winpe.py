@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from builder.plan import Facts, Maker, Plan, PlannedStep, digest, matching
+from builder.plan import SOURCES as LINUX_SOURCES
+from builder.plan import Facts, Maker, Plan, PlannedStep, digest, disk_forms, matching
 from builder.profile import Profile
 from payload.formats.records import to_json
 
@@ -17,6 +18,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     BOOT_WIM: ("build_winpe.py", "winpe_base.py", "wim*.py", "winpe_files.py", "startnet_lint.py", "render.py",
                "resources.py", "extents.py"),
     STORES: ("build_winpe.py", "bcd.py"),
+    "disk-forms": LINUX_SOURCES["disk-forms"],
     "iso": ("build_winpe.py", "media/*.py", "secure_boot.py", "extents.py"),
     MANIFEST: ("build_winpe.py", "report.py"),
 }  # fmt: skip
@@ -101,8 +103,9 @@ def make_winpe_plan(profile: Profile, facts: WinpeFacts) -> Plan:
             extra={**on_media, "boot files": digest(dict(base.boot_files[ca])) if base else "", "image": image_id or "",
                    "pycdlib": facts.common.tools.get("pycdlib", "")},
         )  # fmt: skip
+    made = {iso_step(ca): isos[ca] for ca in cas}
     maker.step(
-        MANIFEST, "manifest", {iso_step(ca): isos[ca] for ca in cas},
+        MANIFEST, "manifest", {**made, **disk_forms(maker, profile, made)},
         extra={"profile": profile.sha256, "name": profile.output, "tools": digest(dict(facts.common.tools))},
     )  # fmt: skip
     return Plan(steps=tuple(maker.steps), image_id=image_id, epoch=facts.common.epoch)
@@ -140,6 +143,7 @@ def _on_media(profile: Profile, base: BaseFacts | None) -> dict[str, str]:
         "name": profile.name,
         "organisation": profile.organisation,
         "volume": profile.volume_id,
+        "tail": str(profile.tail),
         "prompt": str(base.prompt) if base else "",
         "layout": profile.winpe.layout,
         "base media": digest(dict(base.media)) if base else "",
@@ -147,5 +151,5 @@ def _on_media(profile: Profile, base: BaseFacts | None) -> dict[str, str]:
 
 
 def _all_sources(facts: WinpeFacts) -> str:
-    patterns = {pattern for name, some in SOURCES.items() if name != MANIFEST for pattern in some}
+    patterns = {pattern for name, some in SOURCES.items() if name not in ("disk-forms", MANIFEST) for pattern in some}
     return digest(matching(facts.common.sources, patterns))

@@ -39,6 +39,8 @@ _WINPE_BASE = ("kind", "path", "media", "index")
 _WINPE_KEYS = (
     "bitlocker", "boot_ca", "prompt", "layout", "drivers", "bcd", "background", "payload_exe",
 )  # fmt: skip
+_TAIL = "32 MB"
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -91,7 +93,9 @@ class Profile:
     """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
 
     `sha256` is that of the file as it was written, `label` its name without a folder. `keyboard` is the layout's name
-    in `builder.keyboards.XKB`, "" for the kernel's own; that of winpe is in its settings.
+    in `builder.keyboards.XKB`, "" for the kernel's own; that of winpe is in its settings. `tail`: bytes that are free
+    on the disk that a hybrid image is; None for a plain ISO. `disk_forms`: what is written beside it for hypervisors,
+    of img, vhdx and vhd.
     """
 
     name: str
@@ -113,6 +117,8 @@ class Profile:
     keyboard: str
     volume_id: str
     output: str
+    tail: int | None
+    disk_forms: tuple[str, ...] = ()
 
     def payload_config(self, *, image_id: str, bluelift: str) -> PayloadConfig:
         """The configuration that goes into the image."""
@@ -273,6 +279,13 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
         for key in ("repaired", "otherwise", "nobody"):
             if ending.get(key) == "stay":
                 yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
+    if data.get("tail") is not None and not data.get("hybrid", True):
+        yield "tail", "is for hybrid: true; a plain ISO has no free space"
+    outputs = data.get("outputs", ["iso"])
+    if "iso" not in outputs:
+        yield "outputs", "must have iso: the others are the same image again"
+    if len(outputs) > 1 and not data.get("hybrid", True):
+        yield "outputs", "img, vhdx and vhd are for hybrid: true; a plain ISO is no disk"
     if str(data.get("output", "")).lower().endswith(".iso"):
         yield "output", "is the name without .iso"
 
@@ -434,7 +447,14 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         keyboard=linux_layout(read.keyboard) if read.environment == LINUX else "",
         volume_id=read.volume_id or _VOLUME_IDS[read.environment],
         output=read.output or f"bluelift-{read.environment}",
+        tail=_size(read.tail or _TAIL) if read.hybrid else None,
+        disk_forms=tuple(form for form in ("img", "vhdx", "vhd") if form in read.outputs),
     )
+
+
+def _size(text: str) -> int:
+    """`64 MB` in bytes."""
+    return int(text[:-2]) * _UNITS[text[-2:]]
 
 
 def _winpe(read: ProfileFile, bcd: dict[str, Any], folder: Path) -> WinpeSettings:

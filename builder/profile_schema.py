@@ -167,6 +167,20 @@ class ProfileFile(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$",
         description="The image's file name, without .iso. Default: bluelift-ENVIRONMENT.",
     )
+    outputs: list[Literal["iso", "img", "vhdx", "vhd"]] = Field(
+        default=["iso"],
+        min_length=1,
+        description="Files to write: iso, and the same image again for hypervisors that want a disk: img (raw), vhdx, "
+        "vhd (fixed, as Azure wants it).",
+    )
+    hybrid: bool = Field(
+        default=True, description="One image for CD, USB stick and disk. false: an ISO for CD alone, without `tail`."
+    )
+    tail: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5} ?(kB|MB|GB)$")] | None = Field(
+        default=None,
+        description="Free space on the stick that a hybrid image makes, for receipts, vault and drivers: such as "
+        "64 MB (in powers of 1000). Made up to half as large again where FAT32 is smaller for it. Default: 32 MB.",
+    )
     bitlocker: bool = Field(
         default=True, description="winpe: only a base with manage-bde will do, so that encrypted volumes can be opened."
     )

@@ -23,8 +23,22 @@ class ListedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskFile:
+    """An image once more, as a disk for hypervisors: its own file, its form, and the file of the image it is."""
+
+    file: str
+    form: str
+    image: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What is in one built image. `media` are the files of the ISO, `initramfs` those of the system it boots."""
+    """What is in one built image. `media` are the files of the ISO, `initramfs` those of the system it boots.
+
+    `disk`: the record that says what it is as a disk; None for a plain ISO. `forms`: the files that it is again.
+    """
 
     file: str
     size: int
@@ -32,6 +46,8 @@ class ImageFacts:
     kernel_version: str
     media: tuple[ListedFile, ...]
     initramfs: tuple[ListedFile, ...]
+    disk: object = None
+    forms: tuple[DiskFile, ...] = ()
 
 
 def manifest(
@@ -52,6 +68,7 @@ def manifest(
                 "environment": profile.environment,
                 "volume_id": profile.volume_id,
                 "kernel": image.kernel_version,
+                "disk": to_json(image.disk),
             },
             "epoch": plan.epoch,
             "profile": {
@@ -66,19 +83,24 @@ def manifest(
             "packages": to_json(sorted(packages, key=lambda pin: (pin.name, pin.architecture))),
             "media": to_json(sorted(image.media, key=lambda file: file.path)),
             "initramfs": to_json(sorted(image.initramfs, key=lambda file: file.path)),
+            "disk_forms": to_json(image.forms),
         }
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WinpeImage:
-    """One built WinPE ISO. `boot_ca`: whose signature its boot manager has; `media`: its files."""
+    """One built WinPE ISO. `boot_ca`: whose signature its boot manager has; `media`: its files.
+
+    `free`: bytes that are free on the disk that it is too; 0 for a plain ISO.
+    """
 
     file: str
     size: int
     sha256: str
     boot_ca: str
     media: tuple[ListedFile, ...]
+    free: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +110,7 @@ class WinpeFiles:
     base: Mapping[str, str]
     injected: tuple[ListedFile, ...]
     images: tuple[WinpeImage, ...]
+    forms: tuple[DiskFile, ...] = ()
 
 
 def winpe_manifest(
@@ -112,6 +135,7 @@ def winpe_manifest(
             "base": dict(sorted(files.base.items())),
             "boot_wim": to_json(sorted(files.injected, key=lambda file: file.path)),
             "images": to_json(files.images),
+            "disk_forms": to_json(files.forms),
         }
     )
 

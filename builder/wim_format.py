@@ -45,6 +45,10 @@ class ResourceFlag(enum.IntFlag):
     SOLID = 16
 
 
+#: Size as stored in 7 bytes and flags in the eighth, offset, size. A WIM has tens of thousands of them.
+_RESOURCE = struct.Struct("<QQQ")
+_STORED = (1 << 56) - 1
+_FLAGS = [ResourceFlag(value) for value in range(0x20)]
 _HEADER_COMPRESSED = 0x2
 _HEADER_SPANNED = 0x8
 _HEADER_WRITE_IN_PROGRESS = 0x40
@@ -64,13 +68,13 @@ class Resource:
     @classmethod
     def unpack(cls, raw: bytes) -> Resource:
         """From its 24 bytes."""
-        stored, offset, size = (int.from_bytes(raw[a:b], "little") for a, b in ((0, 7), (8, 16), (16, 24)))
-        return cls(offset=offset, stored=stored, size=size, flags=ResourceFlag(raw[7] & 0x1F))
+        head, offset, size = _RESOURCE.unpack_from(raw)
+        return cls(offset=offset, stored=head & _STORED, size=size, flags=_FLAGS[head >> 56 & 0x1F])
 
     @property
     def compressed(self) -> bool:
         """Whether it is stored as compressed chunks."""
-        return bool(self.flags & ResourceFlag.COMPRESSED)
+        return bool(self.flags.value & ResourceFlag.COMPRESSED.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +216,10 @@ def parse_lookup_table(
     by_hash: dict[bytes, Resource] = {}
     for at in range(0, len(raw) - LOOKUP_ENTRY_SIZE + 1, LOOKUP_ENTRY_SIZE):
         resource = Resource.unpack(raw[at : at + 24])
-        if resource.flags & ResourceFlag.SOLID:
+        flags = resource.flags.value
+        if flags & ResourceFlag.SOLID.value:
             raise ImageError(f"{name} holds solid resources, which boot loaders cannot read", hint=_CONVERT)
-        if resource.flags & ResourceFlag.FREE:
+        if flags & ResourceFlag.FREE.value:
             continue
         if resource.offset + resource.stored > file_size:
             raise ImageError(
@@ -225,7 +230,7 @@ def parse_lookup_table(
         if not resource.compressed and resource.stored != resource.size:
             raise ImageError(f"{name} is damaged: an uncompressed resource has two sizes")
         sha1 = raw[at + 30 : at + 50]
-        if resource.flags & ResourceFlag.METADATA:
+        if flags & ResourceFlag.METADATA.value:
             metadata.append((resource, sha1))
         else:
             by_hash[sha1] = resource

@@ -71,6 +71,8 @@ def splice(changed: Path, base_size: int, new: Path) -> SplicedWim:
     head[_XML_AT : _XML_AT + 24] = _plain(head[_XML_AT + 7], len(xml), end + len(table))
     boots = bytes(head[_BOOT_METADATA_AT : _BOOT_METADATA_AT + 24])
     if header.boot_metadata.offset:
+        if header.boot_metadata.offset not in moved:
+            raise ImageError("the WIM's header and its lookup table name different folders to boot from")
         head[_BOOT_METADATA_AT : _BOOT_METADATA_AT + 24] = _at(boots, moved[header.boot_metadata.offset])
     head[_INTEGRITY_AT : _INTEGRITY_AT + 24] = bytes(24)
     with new.open("wb", buffering=0) as stream:
@@ -112,7 +114,11 @@ def _plain(flags: int, size: int, offset: int) -> bytes:
 
 def _with_total(xml: bytes, total: int) -> bytes:
     """The XML data (UTF-16LE) with `total` as the size of all contents."""
-    return _TOTAL.sub(rf"\g<1>{total}", xml.decode("utf-16-le"), count=1).encode("utf-16-le")
+    try:
+        text = xml.decode("utf-16-le", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"the WIM's XML data is no text: {error}") from error
+    return _TOTAL.sub(rf"\g<1>{total}", text, count=1).encode("utf-16-le", "surrogatepass")
 
 
 def _writable(header: bytes) -> bytes:

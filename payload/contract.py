@@ -39,6 +39,8 @@ MEDIUM_FOLDER = "Bluelift"
 MEDIUM_IDENTITY = "image.json"
 MEDIUM_RECEIPTS = "receipts"
 MEDIUM_VAULT = "vault"
+#: The folders in MEDIUM_FOLDER of a medium that can be written.
+MEDIUM_FOLDERS = ("config", "drivers", MEDIUM_RECEIPTS, MEDIUM_VAULT)
 #: Finishes in safe mode what Bluelift could not do on a locked volume.
 SAFE_MODE_SCRIPT = "safe-mode.cmd"
 

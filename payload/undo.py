@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payload.contract import FileOutcome, FileRecord, JournalEntry
-from payload.environment import VolumeFiles, VolumePath, called, windows_path
+from payload.environment import EntryKind, VolumeFiles, VolumePath, called, windows_path
 from payload.moving import difference, drop_other_places, free_place, is_one_file, kept_at, move, what_is_kept
 from payload.quarantine import RunResult, reason
 from payload.rule_schema import Action, FileClass, Rule
@@ -20,7 +20,8 @@ from payload.rules import could_have_matched, inspect, utc_text
 from payload.store import PutBack, Run, read_runs, read_undoing, volume_path, write_undoing, write_undone
 from payload.windows_install import WindowsInstallation
 
-_BLOCK = 1 << 20
+#: Larger files are not told from what else may stand in their place.
+_MOST_COMPARED = 64 << 20
 _CHECK_FIRST = "an earlier undo was cut off in the middle of it: let Windows check the volume (chkdsk), then undo again"
 
 
@@ -103,6 +104,8 @@ def _restore(
     try:
         return _restore_quarantined(files, run, entry, rules, begun)
     except OSError as error:
+        if begun is not None and error.errno == errno.EIO:
+            return FileOutcome.FAILED, _CHECK_FIRST
         return FileOutcome.FAILED, f"could not be restored: {reason(error)}"
 
 
@@ -157,16 +160,19 @@ def _settle_half_restored(files: VolumeFiles, run: Run, entry: JournalEntry, kep
 def _is_beginning(files: VolumeFiles, occupant: VolumePath, kept: VolumePath) -> bool:
     """Whether what stands in the file's place is the beginning of what is kept, as a copy that was cut off leaves it.
 
-    What was not written yet reads as zeros. Raises OSError.
+    What was not written yet reads as zeros, or not at all. Raises OSError.
     """
-    with files.open_file(occupant) as begun, files.open_file(kept) as whole:
-        while found := begun.read(_BLOCK):
-            wanted, written = whole.read(_BLOCK), found.rstrip(b"\0")
-            if len(found) > len(wanted) or not wanted.startswith(written):
-                return False
-            if written != found and begun.read(_BLOCK).strip(b"\0"):
-                return False
-    return True
+    with files.open_file(kept) as stream:
+        whole = stream.read(_MOST_COMPARED)
+    found = files.entry(occupant)
+    if found is None or found.kind is not EntryKind.FILE or found.size > len(whole):
+        return False
+    try:
+        with files.open_file(occupant) as stream:
+            begun = stream.read(len(whole))
+    except OSError as error:
+        return error.errno == errno.EIO
+    return whole.startswith(begun.rstrip(b"\0"))
 
 
 def _foreign(files: VolumeFiles, kept_at: VolumePath, entry: JournalEntry, rules: Sequence[Rule]) -> str:

@@ -31,6 +31,14 @@ def mkimage_command(root: Path, output: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def disk_boot_code(root: Path) -> bytes:
+    """GRUB's boot_hybrid.img, which BIOS starts from the first block of a disk that is an ISO too, as 440 bytes."""
+    path = root / "usr/lib/grub/i386-pc/boot_hybrid.img"
+    if not path.is_file():
+        raise BaseMediaError("boot_hybrid.img is in none of the packages", hint="Is grub-pc-bin among them?")
+    return path.read_bytes()[:440]
+
+
 def bios_boot_image(root: Path, *, step: Step) -> bytes:
     """The El Torito no-emulation boot image (cdboot.img and GRUB's core), from packages unpacked at `root`."""
     cdboot = root / "usr/lib/grub/i386-pc/cdboot.img"

@@ -29,7 +29,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
             next_steps=(
                 f"{program()} verify {built.image}     boots it and lets it repair a disk",
                 f"{program()} inspect {built.image}    shows what is inside",
-                "then write it to a USB stick or burn it to a disc, and boot the broken host from it",
+                f"{program()} usb write {built.image} STICK    writes it to a USB stick ('usb list' shows them)",
+                "or burn it to a disc; then boot the broken host from it",
             ),
         )
     )

@@ -6,6 +6,7 @@ import argparse
 
 from builder.console import Console, Summary, Table, size_text
 from builder.verify.inspect import ImageReport, inspect_file
+from builder.verify.inspect_disk import DiskReport
 from builder.verify.inspect_windows import WimReport, WindowsReport
 from payload.formats.records import to_json
 
@@ -36,6 +37,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
 
 def _show_image(report: ImageReport, console: Console) -> None:
     console.table(_boot_entries(report))
+    if report.disk is not None:
+        console.table(_partitions(report.disk))
     console.table(_files(report))
     if len(report.files) > _MOST_FILES_SHOWN:
         console.say(f"... and {len(report.files) - _MOST_FILES_SHOWN} more files; --json lists them all")
@@ -89,6 +92,23 @@ def _boot_entries(report: ImageReport) -> Table:
         for entry in report.boot_entries
     )
     return Table(title="boot entries", columns=("platform", "bootable", "boot image", "runs"), rows=rows)
+
+
+def _partitions(disk: DiskReport) -> Table:
+    rows = tuple(
+        (
+            str(partition.number),
+            partition.name,
+            partition.type,
+            size_text(partition.size),
+            f"{partition.volume.kind} {partition.volume.label}" if partition.volume else "",
+            size_text(partition.volume.free) if partition.volume else "",
+            f"{partition.volume.shared} of {partition.volume.files}" if partition.volume else "",
+        )
+        for partition in disk.partitions
+    )
+    columns = ("partition", "name", "type", "size", "file system", "free", "files shared with the ISO")
+    return Table(title=f"as a disk: {disk.table}; BIOS starts {disk.bios_starts}", columns=columns, rows=rows)
 
 
 def _files(report: ImageReport) -> Table:

@@ -11,9 +11,11 @@ from builder.base.packages import LinuxBaseSettings
 from builder.base.tools_debs import ntfsck_command
 from builder.cache import Cache, default_folder, storage_errors
 from builder.console import Console, Summary, Table
+from builder.disk_forms import DiskForm, form_of
 from builder.errors import UsageError, VerifyFailed
 from builder.verify.firmware import Firmware
 from builder.verify.guest import guest_of
+from builder.verify.medium import raw_image
 from builder.verify.prove import VerifyRequest, check_image, verify_image
 from builder.verify.qemu import Accelerator, Attach, Controller
 from builder.verify.report import NO_VERDICT, TABLE_HEADINGS, VerifyReport
@@ -27,16 +29,19 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     output: Path = arguments.output or arguments.image.parent / f"{arguments.image.stem}-verify"
     firmware = _chosen(Firmware, arguments.firmware, "--firmware")
     controllers = _chosen(Controller, arguments.disk, "--disk")
-    _chosen(Attach, arguments.attach, "--as")
+    asked = _chosen(Attach, arguments.attach, "--as")
     find_scenarios(arguments.scenario)
-    check_image(arguments.image)
-    guest = guest_of(arguments.image)
+    attach = asked or ((Attach.CD,) if form_of(arguments.image) is DiskForm.IMG else (Attach.DISK,))
+    check_image(arguments.image, attach)
+    with raw_image(arguments.image) as raw:
+        guest = guest_of(raw)
     console.expect(2)
     ntfsck = _ntfsck(arguments, console)
     request = VerifyRequest(
         image=arguments.image,
         output=output,
         ntfsck=ntfsck,
+        attach=attach,
         firmware=firmware,
         controllers=controllers,
         scenarios=arguments.scenario,

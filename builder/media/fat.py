@@ -91,6 +91,11 @@ class FatTable:
             raise ValueError(f"clusters {first} to {first + count - 1} are in use")
         self.entries[first : first + count] = [*range(first + 1, first + count), self.kind.end_of_chain]
 
+    def withhold(self, first: int, count: int) -> None:
+        """Mark those of `count` clusters from `first` that belong to nothing as not to be used."""
+        for cluster in range(first, min(first + count, len(self.entries))):
+            self.entries[cluster] = self.entries[cluster] or self.kind.bad_cluster
+
     @property
     def free(self) -> int:
         """Clusters that belong to nothing."""
@@ -121,14 +126,14 @@ def fat_image(
     of 512; the smallest that holds the files when None. `kind`: by the size when None.
     Raises OutputError for names, sizes or labels that FAT cannot hold.
     """
-    label_entry = _label(label)
+    label_name = label_entry(label)
     root = folder_tree({file.path: len(file.data) for file in _unique(files)})
-    bpb = _geometry(root, size=size, kind=kind, serial=serial & 0xFFFFFFFF, label=label_entry)
+    bpb = _geometry(root, size=size, kind=kind, serial=serial & 0xFFFFFFFF, label=label_name)
     placements, table = _place(root, bpb)
     image = bytearray(bpb.total_sectors * SECTOR)
-    _write_reserved(image, bpb, table)
+    _put(image, 0, reserved_and_tables(bpb, table))
     for folder in root.walk():
-        data = folder_bytes(folder, placements, epoch=epoch, label=label_entry)
+        data = folder_bytes(folder, placements, epoch=epoch, label=label_name)
         _put(image, _folder_offset(folder, placements, bpb), data)
     for file in files:
         if file.data:
@@ -136,24 +141,36 @@ def fat_image(
     return bytes(image)
 
 
-def folder_tree(sizes: Mapping[str, int]) -> Folder:
-    """The folders of a volume from its files' paths and sizes in bytes. Raises OutputError for what FAT cannot hold."""
+def folder_tree(sizes: Mapping[str, int], folders: Sequence[str] = ()) -> Folder:
+    """The folders of a volume from its files' paths and sizes in bytes, and from the paths of further `folders`.
+
+    Raises OutputError for what FAT cannot hold.
+    """
     root = Folder(path="")
     for path, size in sorted(sizes.items()):
         _check_path(path, size)
-        folder = root
-        *parents, name = path.split("/")
-        for part in parents:
-            child = folder.children.setdefault(part, Folder(path=folder.child_path(part), parent=folder))
-            if not isinstance(child, Folder):
-                raise OutputError(f"'{folder.child_path(part)}' cannot be both a file and a folder")
-            folder = child
+        above, _, name = path.rpartition("/")
+        folder = _folder_at(root, above)
         if name in folder.children:
             raise OutputError(f"'{path}' cannot be both a file and a folder")
         folder.children[name] = size
+    for path in folders:
+        _check_path(path, 0)
+        _folder_at(root, path)
     for folder in root.walk():
         _check_folder(folder)
     return root
+
+
+def _folder_at(root: Folder, path: str) -> Folder:
+    """The folder `path` below `root`, made if it is not there."""
+    folder = root
+    for part in filter(None, path.split("/")):
+        child = folder.children.setdefault(part, Folder(path=folder.child_path(part), parent=folder))
+        if not isinstance(child, Folder):
+            raise OutputError(f"'{folder.child_path(part)}' cannot be both a file and a folder")
+        folder = child
+    return folder
 
 
 def folder_bytes(folder: Folder, placements: Mapping[str, Placement], *, epoch: int, label: bytes) -> bytes:
@@ -231,7 +248,8 @@ def _unique(files: Sequence[FatFile]) -> Sequence[FatFile]:
     return files
 
 
-def _label(label: str) -> bytes:
+def label_entry(label: str) -> bytes:
+    """The 11 bytes of a volume's label. Raises OutputError for one that FAT cannot have."""
     upper = label.upper()
     if not upper.strip() or len(upper) > 11 or not _SHORT_CHARACTERS.issuperset(upper.replace(" ", "")):
         raise OutputError(
@@ -275,11 +293,11 @@ def _check_folder(folder: Folder) -> None:
             raise OutputError(
                 f"'{folder.child_path(other)}' and '{folder.child_path(name)}' differ only in case; FAT holds only one"
             )
-    if _folder_size(folder) > _LARGEST_FOLDER:
+    if folder_size(folder) > _LARGEST_FOLDER:
         raise OutputError(f"the folder '{folder.path or '/'}' has too many entries for a FAT volume")
 
 
-def _folder_size(folder: Folder) -> int:
+def folder_size(folder: Folder) -> int:
     """Bytes of a folder's entries."""
     slots = 1 if folder.parent is None else 2
     for name in folder.children:
@@ -292,7 +310,7 @@ def _clusters_needed(root: Folder, bpb: Bpb) -> int:
     needed = 0
     for folder in root.walk():
         if folder.parent is not None or bpb.root_entries == 0:
-            needed += -(-_folder_size(folder) // bpb.cluster_bytes)
+            needed += -(-folder_size(folder) // bpb.cluster_bytes)
         sizes = (child for child in folder.children.values() if not isinstance(child, Folder))
         needed += sum(-(-size // bpb.cluster_bytes) for size in sizes)
     return needed
@@ -324,7 +342,7 @@ def _fitting(root: Folder, sectors: int, kind: FatKind | None, serial: int, labe
     if kind is None:
         kind = FatKind.FAT12 if sectors <= _LAST_FAT12 else FatKind.FAT16 if sectors < _FIRST_FAT32 else FatKind.FAT32
     lowest, highest = _CLUSTERS[kind]
-    entries = 0 if kind is FatKind.FAT32 else max(512, -(-_folder_size(root) // SECTOR) * SECTOR // ENTRY_SIZE)
+    entries = 0 if kind is FatKind.FAT32 else max(512, -(-folder_size(root) // SECTOR) * SECTOR // ENTRY_SIZE)
     for per_cluster in _cluster_sizes(kind, sectors):
         bpb = Bpb(
             sectors_per_cluster=per_cluster,
@@ -378,7 +396,7 @@ def _place(root: Folder, bpb: Bpb) -> tuple[dict[str, Placement], FatTable]:
         if folder.parent is None and bpb.root_entries:
             placements[""] = Placement(first_cluster=0, size=0)
         else:
-            claim(folder.path, _folder_size(folder), 0)
+            claim(folder.path, folder_size(folder), 0)
     for folder in root.walk():
         for name, child in sorted(folder.children.items()):
             if not isinstance(child, Folder):
@@ -386,19 +404,22 @@ def _place(root: Folder, bpb: Bpb) -> tuple[dict[str, Placement], FatTable]:
     return placements, table
 
 
-def _write_reserved(image: bytearray, bpb: Bpb, table: FatTable) -> None:
-    """Boot sectors, FSInfo and the copies of the table."""
+def reserved_and_tables(bpb: Bpb, table: FatTable, *, next_free: int | None = None) -> bytes:
+    """The volume up to its first data sector or fixed root folder: boot sectors, FSInfo, the copies of the table.
+
+    `next_free`: the cluster from which to look for free ones; the first after what is in use when None.
+    """
+    head = bytearray(bpb.reserved_sectors * SECTOR)
     boot = bpb.pack()
-    _put(image, 0, boot)
+    _put(head, 0, boot)
     if bpb.kind is FatKind.FAT32:
-        used = len(table.entries) - table.free
-        info = FsInfo(free_count=table.free, next_free=min(used, len(table.entries) - 1)).pack()
+        if next_free is None:
+            next_free = min(len(table.entries) - table.free, len(table.entries) - 1)
+        info = FsInfo(free_count=table.free, next_free=next_free).pack()
         third = bytes(510) + boot[510:]
         for start in (0, bpb.backup_boot_sector):
-            _put(image, start * SECTOR, boot + info + third)
-    packed = table.pack(bpb.fat_sectors)
-    for copy in range(bpb.fats):
-        _put(image, (bpb.reserved_sectors + copy * bpb.fat_sectors) * SECTOR, packed)
+            _put(head, start * SECTOR, boot + info + third)
+    return bytes(head) + table.pack(bpb.fat_sectors) * bpb.fats
 
 
 def _folder_offset(folder: Folder, placements: Mapping[str, Placement], bpb: Bpb) -> int:

@@ -17,6 +17,8 @@ MICROSOFT_RESERVED = uuid.UUID("e3c9e316-0b5c-4db8-817d-f92df00215ae")
 BASIC_DATA = uuid.UUID("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7")
 WINDOWS_RECOVERY = uuid.UUID("de94bba4-06d1-4d40-a16a-bfd50179d6ac")
 
+#: Where the protective MBR's own part of the first block begins; before it is a boot loader's code.
+MBR_AT = 440
 _ENTRIES = 128
 _ENTRY_SIZE = 128
 _NAME_BYTES = 72
@@ -71,25 +73,34 @@ def protective_mbr(sectors: int) -> bytes:
     return bytes(6) + record + bytes(48) + b"\x55\xaa"
 
 
-def usable_lbas(sectors: int, sector_size: int = 512) -> tuple[int, int]:
-    """First and last logical block that partitions may have on a disk of `sectors` blocks."""
+def usable_lbas(sectors: int, sector_size: int = 512, spare: int = 0) -> tuple[int, int]:
+    """First and last logical block that partitions may have on a disk of `sectors` blocks; see `gpt_tables`."""
     table = -(-_ENTRIES * _ENTRY_SIZE // sector_size)
-    return 2 + table, sectors - 2 - table
+    return 2 + table, sectors - 2 - table - spare
 
 
-def write_gpt(
-    disk: BinaryIO,
+@dataclass(frozen=True, kw_only=True)
+class GptTables:
+    """What a disk has of its partition table: `primary` from byte MBR_AT on, `backup` up to the disk's last byte."""
+
+    primary: bytes
+    backup: bytes
+
+
+def gpt_tables(
     *,
     disk_guid: uuid.UUID,
     sectors: int,
     partitions: Sequence[GptPartition],
     sector_size: int = 512,
-) -> None:
-    """Protective MBR, primary and backup table on `disk`, an open file of `sectors` blocks of `sector_size` bytes.
+    spare: int = 0,
+) -> GptTables:
+    """Protective MBR, primary and backup table of a disk of `sectors` blocks of `sector_size` bytes.
 
-    The first 440 bytes, a boot loader's place, are left as they are. Raises OutputError where a partition does not fit.
+    `spare`: blocks left empty before the backup header, which always has the last one. Raises OutputError where a
+    partition does not fit.
     """
-    first, last = usable_lbas(sectors, sector_size)
+    first, last = usable_lbas(sectors, sector_size, spare)
     _check(partitions, first, last)
     entries = b"".join(partition.pack() for partition in partitions).ljust(_ENTRIES * _ENTRY_SIZE, b"\0")
     crc = zlib.crc32(entries)
@@ -106,10 +117,29 @@ def write_gpt(
         ).pack()
         return packed.ljust(sector_size, b"\0")
 
-    _write_at(disk, 440, protective_mbr(sectors))
-    _write_at(disk, sector_size, header(1, sectors - 1, 2) + entries)
-    _write_at(disk, (last + 1) * sector_size, entries)
-    _write_at(disk, (sectors - 1) * sector_size, header(sectors - 1, 1, last + 1))
+    mbr = protective_mbr(sectors).ljust(sector_size - MBR_AT, b"\0")
+    array = entries.ljust(-(-len(entries) // sector_size) * sector_size, b"\0")
+    return GptTables(
+        primary=mbr + header(1, sectors - 1, 2) + entries,
+        backup=array + bytes(spare * sector_size) + header(sectors - 1, 1, last + 1),
+    )
+
+
+def write_gpt(
+    disk: BinaryIO,
+    *,
+    disk_guid: uuid.UUID,
+    sectors: int,
+    partitions: Sequence[GptPartition],
+    sector_size: int = 512,
+) -> None:
+    """Put the tables of `gpt_tables` on `disk`, an open file of `sectors` blocks of `sector_size` bytes.
+
+    The first 440 bytes, a boot loader's place, are left as they are. Raises OutputError where a partition does not fit.
+    """
+    tables = gpt_tables(disk_guid=disk_guid, sectors=sectors, partitions=partitions, sector_size=sector_size)
+    _write_at(disk, MBR_AT, tables.primary)
+    _write_at(disk, sectors * sector_size - len(tables.backup), tables.backup)
 
 
 def _write_at(disk: BinaryIO, offset: int, data: bytes) -> None:

@@ -23,8 +23,12 @@ from builder.console import Step
 from builder.errors import OutputError
 from builder.extents import Extents, Joined, whole_file
 from builder.media.iso9660 import SECTOR, IsoEntry, IsoImage, Tree
+from builder.media.iso_disk import as_disk, end_disk, read_back_disk
 from builder.media.iso_follow import FollowedOutput, LargeSource
+from builder.media.iso_layout import PADDING as PADDING
 from builder.media.iso_layout import BiosImage as BiosImage
+from builder.media.iso_layout import DiskBoot as DiskBoot
+from builder.media.iso_layout import HybridDisk as HybridDisk
 from builder.media.iso_layout import IsoFile as IsoFile
 from builder.media.iso_layout import IsoForm as IsoForm
 from builder.media.iso_layout import IsoLayout as IsoLayout
@@ -32,8 +36,6 @@ from builder.media.iso_master import BLOCK, IsoJob, IsoSource, changed, master
 from builder.media.iso_names import IsoNames, plan_names
 from builder.media.udf import UdfVolume
 
-#: GRUB under SeaBIOS reads past the end of the file system; without this its last files come out wrong.
-PADDING = 150 * SECTOR
 #: Where UDF is, a file has one record in ISO9660, which holds 32 bits of length.
 _LARGEST_WITH_UDF = (1 << 32) - 1
 _UDF_STRUCTURES = 320 * SECTOR
@@ -44,12 +46,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class WrittenIso:
     """An ISO that was written: its size in bytes, its sha256 in hex, and the sha256 of every file by its path.
 
-    Boot images are listed as they were given, without a boot information table.
+    Boot images are listed as they were given, without a boot information table. `free`: of `size`, the bytes that are
+    free on the disk that a hybrid image is.
     """
 
     size: int
     sha256: str
     files: Mapping[str, str]
+    free: int = 0
 
 
 def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
@@ -67,17 +71,26 @@ def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
         with FollowedOutput(part) as stream:
             followed = {s.file.path: LargeSource(_joined(s.file)) for s in sources if s.large}
             job = IsoJob(layout=layout, names=names, sources=tuple(sources), followed=followed)
+            hybrid = None
+            if layout.hybrid is not None:
+                job, hybrid = as_disk(job, layout.hybrid)
+                hybrid.write_front(stream)
             master(job, stream, step)
-            if not layout.form.udf:
+            if hybrid is not None:
+                end_disk(hybrid, stream, udf=layout.form.udf)
+            elif not layout.form.udf:
                 # UDF's second anchor is in the last block, and must stay there.
                 stream.write(bytes(PADDING))
             stream.complete()
             with part.open("rb") as back:
                 digests = _read_back(job, stream, back)
+                free = read_back_disk(hybrid, back) if hybrid is not None else 0
             sha256, size = stream.finish(), stream.tell()
         part.replace(output)
     step.note(f"{output.name}: {size} bytes, {len(sources)} files read back")
-    return WrittenIso(size=size, sha256=sha256, files=digests)
+    # GRUB's BIOS image is listed as it was given, not as it is on a disk.
+    given = {source.file.path: source.sha256 for source in sources if source.sha256 is not None}
+    return WrittenIso(size=size, sha256=sha256, files={**digests, **given}, free=free)
 
 
 def boot_info_table(boot_image: bytes, lba: int) -> bytes:
@@ -135,7 +148,9 @@ def _space_needed(layout: IsoLayout, sources: list[IsoSource], names: IsoNames) 
     folders = (len(names.folders) + 1) * 2 * SECTOR + len(sources) * 1024
     if layout.form.udf:
         folders += (len(names.folders) + len(sources) + 1) * 2 * SECTOR + _UDF_STRUCTURES
-    return contents + folders + 64 * SECTOR + PADDING
+    # FAT32's tables are less than a hundredth of what they are for; its tail is a hole.
+    tables = (contents + layout.hybrid.tail) // 64 if layout.hybrid is not None else 0
+    return contents + folders + tables + 64 * SECTOR + PADDING
 
 
 def _joined(file: IsoFile) -> Joined:

@@ -33,11 +33,15 @@ class Tree(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class IsoEntry:
-    """A file of an image: its path ("/" between parts), size in bytes, and where its pieces lie (offset, length)."""
+    """A file of an image: its path ("/" between parts), size in bytes, and where its pieces lie (offset, length).
+
+    `hidden`: systems that heed the flag do not list it (ECMA-119 9.1.6, existence).
+    """
 
     path: str
     size: int
     pieces: tuple[tuple[int, int], ...]
+    hidden: bool = False
 
     @property
     def offset(self) -> int:
@@ -89,6 +93,7 @@ class DirectoryRecord:
     is_folder: bool
     continues: bool
     relocated: bool
+    hidden: bool
 
 
 class IsoImage:
@@ -232,7 +237,8 @@ class IsoImage:
                         )
                     pieces.append((offset, record.length))
                 if not record.continues:
-                    yield IsoEntry(path=below, size=sum(piece[1] for piece in pieces), pieces=tuple(pieces))
+                    size = sum(piece[1] for piece in pieces)
+                    yield IsoEntry(path=below, size=size, pieces=tuple(pieces), hidden=record.hidden)
                     pieces = []
 
     def _records(self, lba: int, length: int, path: str, *, rock_ridge: bool) -> Iterator[DirectoryRecord]:
@@ -262,6 +268,7 @@ class IsoImage:
                 is_folder=is_folder,
                 continues=continues,
                 relocated=relocated,
+                hidden=bool(raw[25] & 1),
             )
 
     def _rock_ridge_name(self, record: bytes) -> tuple[str, bool]:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from builder.extents import Extents, Joined
 
+#: Bytes that follow an ISO's file system: GRUB under SeaBIOS reads past its end, else its last files come out wrong.
+PADDING = 150 * 2048
+
 
 class IsoForm(enum.StrEnum):
     """Which file systems an ISO has.
@@ -56,11 +59,41 @@ class IsoFile:
     check: Callable[[Extents], None] | None = None
 
 
+class DiskBoot(enum.StrEnum):
+    """What BIOS starts from a hybrid image that is a disk.
+
+    GRUB: the core image in the layout's BIOS image. BOOTMGR: Windows's, the file of that name (experimental: tried with
+    the stand-in alone). UEFI_ONLY: a sentence.
+    """
+
+    GRUB = "grub"
+    BOOTMGR = "bootmgr"
+    UEFI_ONLY = "uefi-only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridDisk:
+    """What makes an ISO a disk as well (see `builder.media.hybrid`).
+
+    `image_id`: what its GUIDs and serial number are made of. `label`: of the FAT32 volume, at most 11 characters.
+    `tail`: bytes that are free on it, at least. `folders`: those it has beside the files' own. `boot_hybrid`: GRUB's
+    boot_hybrid.img, for DiskBoot.GRUB.
+    """
+
+    image_id: str
+    label: str
+    tail: int
+    folders: tuple[str, ...] = ()
+    bios: DiskBoot = DiskBoot.UEFI_ONLY
+    boot_hybrid: bytes = b""
+
+
 @dataclass(frozen=True, kw_only=True)
 class IsoLayout:
     """What an ISO holds. `bios_image` and `uefi_image` are paths among `files`, or None.
 
     `volume_id`: A-Z, 0-9 and "_", at most 16 characters (Joliet's limit). `epoch`: every time stamp, seconds UTC.
+    `hybrid`: what makes it a disk too; None for a plain ISO.
     """
 
     volume_id: str
@@ -70,3 +103,4 @@ class IsoLayout:
     epoch: int
     form: IsoForm = IsoForm.ROCK_RIDGE
     bios_loading: BiosImage = BiosImage.GRUB
+    hybrid: HybridDisk | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -14,6 +15,8 @@ import pycdlib
 from builder.console import Step
 from builder.errors import OutputError
 from builder.extents import Joined
+from builder.media.hybrid import RESERVE, PlacedIso
+from builder.media.iso9660 import SECTOR
 from builder.media.iso_follow import LargeSource, SourceShrank
 from builder.media.iso_layout import BiosImage, IsoFile, IsoForm, IsoLayout
 from builder.media.iso_names import IsoNames, NamedPath
@@ -46,38 +49,89 @@ class IsoSource:
 
 @dataclass(frozen=True, kw_only=True)
 class IsoJob:
-    """All that is known before the first byte is written. `followed`: the large sources by path."""
+    """All that is known before the first byte is written. `followed`: the large sources by path.
+
+    `reserve`: of a hybrid image, the content of its hidden file RESERVE.
+    """
 
     layout: IsoLayout
     names: IsoNames
     sources: tuple[IsoSource, ...]
     followed: Mapping[str, LargeSource]
+    reserve: bytes | None = None
+
+
+def place(job: IsoJob) -> PlacedIso:
+    """Where pycdlib will put everything; nothing is written. Of a job with a `reserve` of any length."""
+    assert job.reserve is not None
+    with pycdlib_at(job.layout.epoch), _assembled(job) as iso:
+        iso.force_consistency()
+        files = {}
+        for source in job.sources:
+            name = job.names.files[source.file.path]
+            udf_only = job.layout.form is IsoForm.MICROSOFT
+            record = iso.get_record(udf_path=name.path) if udf_only else iso.get_record(iso_path=name.iso)
+            files[source.file.path] = (_first_block(record), source.size)
+        return PlacedIso(
+            files=files,
+            reserve=_first_block(iso.get_record(iso_path=_reserve_path(job.layout.form))),
+            reserve_blocks=-(-len(job.reserve) // SECTOR),
+            blocks=iso.pvd.space_size,
+        )
 
 
 def master(job: IsoJob, stream: BinaryIO, step: Step) -> None:
     """Have pycdlib write the ISO to `stream`."""
-    with pycdlib_at(job.layout.epoch):
-        iso = pycdlib.PyCdlib()
-        iso.new(vol_ident=job.layout.volume_id, sys_ident="", app_ident_str="BLUELIFT", **_FORMS[job.layout.form])
-        try:
-            for folder in job.names.folders:
-                iso.add_directory(**_folder_paths(job.layout.form, folder))
-            if job.layout.form is IsoForm.MICROSOFT:
-                iso.add_fp(io.BytesIO(_STUB), len(_STUB), iso_path=_STUB_PATH)
-            # Large files last: what lies before them is final then, and is read back meanwhile.
-            for source in sorted(job.sources, key=lambda source: source.large):
-                _add_file(iso, job, source)
-            _add_boot_entries(iso, job)
+    try:
+        with pycdlib_at(job.layout.epoch), _assembled(job) as iso:
             iso.write_fp(
                 stream, blocksize=BLOCK, progress_cb=lambda done, total, _: step.progress(done, total, "bytes")
             )
-        except SourceShrank as error:
-            raise OutputError(
-                f"{error}, so the ISO was not made", hint="Let nothing write to it meanwhile, and build again."
-            ) from error
-        finally:
-            iso.close()
+    except SourceShrank as error:
+        raise OutputError(
+            f"{error}, so the ISO was not made", hint="Let nothing write to it meanwhile, and build again."
+        ) from error
     stream.seek(0, os.SEEK_END)
+
+
+def _first_block(record: Any) -> int:
+    """Where a file's content will lie, from its record in any tree; 0 for an empty file, which lies nowhere."""
+    return record.inode.extent_location() if record.inode.get_data_length() else 0
+
+
+@contextmanager
+def _assembled(job: IsoJob) -> Iterator[pycdlib.PyCdlib]:
+    """pycdlib's ISO with everything in it, not written yet."""
+    iso = pycdlib.PyCdlib()
+    iso.new(vol_ident=job.layout.volume_id, sys_ident="", app_ident_str="BLUELIFT", **_FORMS[job.layout.form])
+    try:
+        if job.reserve is not None:
+            _add_reserve(iso, job.layout.form, job.reserve)
+        for folder in job.names.folders:
+            iso.add_directory(**_folder_paths(job.layout.form, folder))
+        if job.layout.form is IsoForm.MICROSOFT:
+            iso.add_fp(io.BytesIO(_STUB), len(_STUB), iso_path=_STUB_PATH)
+        # Large files last: what lies before them is finished then, and is read back meanwhile.
+        for source in sorted(job.sources, key=lambda source: source.large):
+            _add_file(iso, job, source)
+        _add_boot_entries(iso, job)
+        yield iso
+    finally:
+        iso.close()
+
+
+def _add_reserve(iso: pycdlib.PyCdlib, form: IsoForm, content: bytes) -> None:
+    """RESERVE, in the primary tree alone and hidden even there."""
+    path = _reserve_path(form)
+    names: dict[str, Any] = {}
+    if form is IsoForm.ROCK_RIDGE:
+        names = {"rr_name": RESERVE.lower(), "file_mode": 0o100444}
+    iso.add_fp(io.BytesIO(content), len(content), iso_path=path, **names)
+    iso.set_hidden(iso_path=path)
+
+
+def _reserve_path(form: IsoForm) -> str:
+    return f"/{RESERVE}" if form is IsoForm.BRIDGE else f"/{RESERVE};1"
 
 
 #: pycdlib's "2.60" writes the structures of UDF 1.02.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from builder.errors import OutputError
 from builder.media.fat import FatFile, fat_image
-from builder.media.iso import IsoFile, IsoLayout
-from payload.contract import MEDIUM_FOLDER, MEDIUM_IDENTITY
+from builder.media.iso import HybridDisk, IsoFile, IsoLayout
+from payload.contract import MEDIUM_FOLDER, MEDIUM_FOLDERS, MEDIUM_IDENTITY
 
 VOLUME_ID = "BLUELIFT"
 SHIM = "EFI/BOOT/BOOTX64.EFI"
@@ -76,6 +76,16 @@ def linux_iso_layout(files: LinuxBootFiles, *, epoch: int) -> IsoLayout:
         bios_image=BIOS_IMAGE,
         uefi_image=UEFI_IMAGE,
         epoch=epoch,
+    )
+
+
+def hybrid_disk(image_id: str, *, volume_id: str, tail: int) -> HybridDisk:
+    """What makes an ISO of Bluelift's a disk too: `tail` bytes that are free on it, and folders to put things in."""
+    return HybridDisk(
+        image_id=image_id,
+        label=volume_id[:11],
+        tail=tail,
+        folders=tuple(f"{MEDIUM_FOLDER}/{name}" for name in MEDIUM_FOLDERS),
     )
 
 

@@ -18,7 +18,8 @@ from builder.errors import ImageError
 from builder.media.iso9660 import IsoEntry
 
 SECTOR = 2048
-_ANCHOR = 256
+#: The block of the first anchor; another is in the last block.
+ANCHOR = 256
 _MOST_DESCRIPTORS = 64
 _MOST_FILES = 500_000
 _MOST_EXTENTS = 65_536
@@ -105,9 +106,9 @@ class UdfVolume:
 
     def _mount(self) -> int:
         """Follow the anchor to the root folder; returns its block in the partition."""
-        if self.size < (_ANCHOR + 1) * SECTOR:
-            raise ImageError(f"not a UDF image: an anchor is expected in block {_ANCHOR}, the file ends before")
-        anchor = self._descriptor(_ANCHOR * SECTOR, TagId.ANCHOR, "the UDF anchor")
+        if self.size < (ANCHOR + 1) * SECTOR:
+            raise ImageError(f"not a UDF image: an anchor is expected in block {ANCHOR}, the file ends before")
+        anchor = self._descriptor(ANCHOR * SECTOR, TagId.ANCHOR, "the UDF anchor")
         length, location = struct.unpack_from("<II", anchor, 16)
         file_set: tuple[int, int] | None = None
         for number in range(min(length // SECTOR, _MOST_DESCRIPTORS)):
@@ -245,6 +246,14 @@ class UdfVolume:
         return ImageError(
             f"the image is cut off: it has {self.size} bytes, {what} lies at bytes {offset} to {offset + length}"
         )
+
+
+def anchor_at(anchor: bytes, block: int) -> bytes:
+    """The anchor (ECMA-167 3/10.2) of one block as it has to be in another: its tag says where it is (3/7.2)."""
+    moved = bytearray(anchor)
+    struct.pack_into("<I", moved, 12, block)
+    moved[4] = (sum(moved[:16]) - moved[4]) & 0xFF
+    return bytes(moved)
 
 
 def _check_crc(raw: bytes, what: str) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder.disk_forms import DiskForm
 from builder.errors import ToolFailed
 from builder.run import command_line
 from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference, make_disk
 from builder.verify.firmware import Firmware, FirmwareFiles
 from builder.verify.machine import Ended, GuestEvent, Machine, started, state_folder
+from builder.verify.medium import as_raw, check_medium
 from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
 from builder.verify.readback import STORE, SeenVolume, compare_volume, read_file, read_volume
 from builder.verify.report import NO_VERDICT, BootReport, Check, comparison_text, write_beside
@@ -33,13 +35,15 @@ _SHOWN = 200
 class BootSettings:
     """What all boots of one run have in common. `limit` is seconds from power-on to the receipt.
 
-    Without a `serial_port` the guest must come to its end by itself, and its receipt is looked for on the disk.
+    `form` is the image's; as a stick or disk a copy of it is booted, which the guest may write to. Without a
+    `serial_port` the guest must come to its end by itself, and its receipt is looked for on the disk.
     """
 
     image: Path
     ntfsck: tuple[str, ...]
     accelerator: Accelerator = Accelerator.TCG
     attach: Attach = Attach.CD
+    form: DiskForm = DiskForm.IMG
     memory_mib: int = 1024
     limit: float = 180
     retries: int = 1
@@ -95,19 +99,32 @@ def boot_scenario(
     """Boot a copy of the template as often as the scenario says, and judge each boot as it ends."""
     with state_folder() as state:
         disk = copy_disk(template.disk, state / "disk.raw")
+        medium = settings.image.absolute()
+        if settings.attach is not Attach.CD:
+            medium = Path(shutil.copyfile(medium, state / "medium"))
         for number, expectation in enumerate(scenario.boots, start=1):
             evidence_folder = folder if len(scenario.boots) == 1 else folder.with_name(f"{folder.name}-boot{number}")
             evidence_folder.mkdir(parents=True, exist_ok=True)
             pristine = copy_disk(disk, state / "pristine.raw")
-            config = _machine_config(state, disk, firmware=firmware, controller=controller, settings=settings)
+            pristine_medium = medium
+            if settings.attach is not Attach.CD:
+                pristine_medium = Path(shutil.copyfile(medium, state / "pristine-medium"))
+            config = _machine_config(state, disk, medium, firmware=firmware, controller=controller, settings=settings)
             for attempt in range(1, settings.retries + 2):
                 evidence = run_machine(config, disk, firmware=firmware, settings=settings, folder=evidence_folder)
                 if evidence.reached_payload or attempt > settings.retries:
                     break
                 # Nothing of ours ran: try once more, with a disk that is certainly as it was.
                 disk = copy_disk(pristine, disk.path)
+                if medium != pristine_medium:
+                    shutil.copyfile(pristine_medium, medium)
             evidence = read_back(evidence, template, settings=settings, scratch=state)
             checks = judge(evidence, expectation, template, pristine)
+            if medium != pristine_medium:
+                before, after = (
+                    as_raw(path, settings.form, path.with_suffix(".raw")) for path in (pristine_medium, medium)
+                )
+                checks += check_medium(before, after, evidence.receipt, scratch=state)
             report = BootReport(
                 firmware=firmware.kind,
                 controller=controller,
@@ -121,6 +138,7 @@ def boot_scenario(
                 checks=checks,
                 folder=evidence_folder,
                 attempts=attempt,
+                attach=settings.attach,
             )
             write_beside(evidence_folder / "expected-vs-seen.txt", comparison_text(checks))
             yield report
@@ -190,7 +208,13 @@ def judge(evidence: Evidence, expectation: Expectation, template: Template, pris
 
 
 def _machine_config(
-    state: Path, disk: BrokenDisk, *, firmware: FirmwareFiles, controller: Controller, settings: BootSettings
+    state: Path,
+    disk: BrokenDisk,
+    medium: Path,
+    *,
+    firmware: FirmwareFiles,
+    controller: Controller,
+    settings: BootSettings,
 ) -> MachineConfig:
     nonce = random_nonce()
     return MachineConfig(
@@ -203,8 +227,9 @@ def _machine_config(
         serial_number=f"BL-{nonce[:8].upper()}",
         qmp_socket=state / "qmp",
         serial_log=state / "serial.log",
-        image=settings.image.absolute(),
+        image=medium,
         attach=settings.attach,
+        image_form=settings.form,
         serial_port=settings.serial_port,
         memory_mib=settings.memory_mib,
         accelerator=settings.accelerator,

@@ -19,6 +19,7 @@ from builder.initramfs import InitramfsEntry, list_initramfs
 from builder.media.fat_reader import FatVolume, read_fat
 from builder.media.iso9660 import SECTOR, BootCatalogEntry, IsoEntry, IsoImage, Tree
 from builder.media.layout import IDENTITY, INITRD
+from builder.verify.inspect_disk import DiskReport, inspect_disk
 from builder.verify.inspect_windows import WimReport, WindowsReport, inspect_wim, inspect_windows, is_wim
 
 _PLATFORMS = {0: "BIOS", 1: "PowerPC", 2: "Mac", 0xEF: "UEFI"}
@@ -69,7 +70,8 @@ class ImageReport:
     """What an image file holds. `created` is ISO 8601, empty where the image does not say.
 
     `identity` is the content of Bluelift's image.json as it is, whatever its version; None where there is none.
-    `notes` are facts worth a line: what is unusual, damaged or could not be read. `windows`: what it holds of Windows.
+    `notes` are facts worth a line: what is unusual, damaged or could not be read. `windows`: what it holds of Windows;
+    `disk`: what it is as a disk, None for an ISO that is none.
     Of an image whose files are in UDF, as Windows media's are, `files` are those; large ones have no sha256.
     """
 
@@ -89,6 +91,7 @@ class ImageReport:
     initramfs: tuple[InitramfsEntry, ...] = ()
     notes: tuple[str, ...] = field(default=())
     windows: WindowsReport | None = None
+    disk: DiskReport | None = None
 
 
 def inspect_file(path: Path, step: Step | None = None) -> ImageReport | WimReport:
@@ -131,6 +134,7 @@ def _report(path: Path, image: IsoImage, step: Step) -> ImageReport:
     if image.primary.sectors * SECTOR > image.size:
         notes.append(f"The volume claims {image.primary.sectors * SECTOR} bytes, the file has {image.size}.")
     identity = _identity(image, by_path, notes)
+    places = {entry.pieces[0] for entry in entries if len(entry.pieces) == 1}
     created = image.primary.created
     return ImageReport(
         path=str(path),
@@ -147,6 +151,7 @@ def _report(path: Path, image: IsoImage, step: Step) -> ImageReport:
         kernel=_kernel(image, entries),
         identity=identity,
         initramfs=_initramfs(image, by_path, notes),
+        disk=inspect_disk(image.stream, image.size, places, notes),
         notes=tuple(notes),
         windows=inspect_windows(contents, step) if contents is not None else None,
     )
@@ -184,7 +189,7 @@ def _udf_file(name: str, content: Extents) -> FileReport:
 
 def _compare_joliet(image: IsoImage, entries: list[IsoEntry], notes: list[str]) -> None:
     joliet = sorted(entry.pieces for entry in image.files(Tree.JOLIET))
-    if joliet != sorted(entry.pieces for entry in entries):
+    if joliet != sorted(entry.pieces for entry in entries if not entry.hidden):
         notes.append("The Joliet tree (seen by Windows) does not hold the same files as the primary one.")
 
 

@@ -12,6 +12,8 @@ import os
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from builder.errors import BuilderError, ToolFailed
 from builder.run import run, running
 from builder.verify.windows_tree import Tree
 
-REASON = "fill the broken disk's NTFS volumes"
+REASON = "fill or repair the broken disk's NTFS volumes"
 _LIMIT = 60
 _MOUNT_POINT_TAG = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT, [MS-FSCC] 2.1.2.1
 
@@ -48,12 +50,19 @@ def tree_json(tree: Tree) -> bytes:
 
 def populate(volume: Path, mount_point: Path, tree: Any) -> None:
     """Mount `volume` at `mount_point`, write `tree` (parsed JSON), unmount and wait until all of it is written."""
+    with mounted(volume, mount_point, "rw,noatime,streams_interface=windows"):
+        _write_tree(mount_point, tree)
+
+
+@contextmanager
+def mounted(volume: Path, mount_point: Path, options: str) -> Iterator[None]:
+    """`volume` mounted through ntfs-3g; afterwards all of it is written. Raises ToolFailed, ToolMissing."""
     # In the foreground, so that its end can be awaited: unmounting a FUSE file system returns before it has finished.
-    argv = ["ntfs-3g", "-o", "rw,noatime,no_detach,streams_interface=windows", str(volume), str(mount_point)]
+    argv = ["ntfs-3g", "-o", f"{options},no_detach", str(volume), str(mount_point)]
     with running(argv, reason=REASON, log=volume.with_suffix(".ntfs-3g.log")) as ntfs:
         _wait_for_mount(mount_point, ntfs.poll, volume)
         try:
-            _write_tree(mount_point, tree)
+            yield
         finally:
             run(["umount", str(mount_point)], reason=REASON, time_limit=_LIMIT)
             ntfs.wait(_LIMIT)

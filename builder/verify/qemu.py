@@ -9,9 +9,11 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.disk_forms import DiskForm
 from builder.errors import ToolMissing, UsageError
 from builder.run import run
 from builder.verify.firmware import Firmware
+from builder.verify.write_log import SECTOR
 
 QEMU = "qemu-system-x86_64"
 QEMU_REASON = "boot the image in a virtual machine"
@@ -42,6 +44,8 @@ class Attach(enum.StrEnum):
     """How the image is given to the machine."""
 
     CD = "cd"
+    USB = "usb"
+    DISK = "disk"
 
 
 class Accelerator(enum.StrEnum):
@@ -64,7 +68,9 @@ class DirectKernel:
 class MachineConfig:
     """One virtual machine. `uuid` and `serial_number` are what its SMBIOS says: the nonce that the receipt must carry.
 
-    Give `image` or `direct`, or neither (a machine without anything to boot). `incoming` is a saved machine state.
+    Give `image` or `direct`, or neither (a machine without anything to boot). Attached as USB stick or disk, the guest
+    may write to `image`, which lies in the form `image_form`. `incoming` is a saved machine state. `write_log`, an
+    empty file, receives every write to the disk (builder.verify.write_log).
     """
 
     firmware: Firmware
@@ -78,8 +84,10 @@ class MachineConfig:
     variables: Path | None = None
     image: Path | None = None
     attach: Attach = Attach.CD
+    image_form: DiskForm = DiskForm.IMG
     direct: DirectKernel | None = None
     incoming: Path | None = None
+    write_log: Path | None = None
     paused: bool = False
     serial_port: bool = True
     memory_mib: int = 1024
@@ -141,14 +149,20 @@ def _serial(config: MachineConfig) -> tuple[str, ...]:
     return ("-chardev", f"file,id=serial,path={_value(str(config.serial_log))}", "-serial", "chardev:serial")
 
 
+_IMAGE_DEVICES: dict[Attach, tuple[str, ...]] = {
+    # An AHCI controller of its own: the same on both machine types, and away from the disk's controller.
+    Attach.CD: ("ahci,id=imagebus", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
+    Attach.USB: ("qemu-xhci,id=imagebus", "usb-storage,drive=image,bus=imagebus.0,bootindex=0,removable=on"),
+    Attach.DISK: ("ahci,id=imagebus", "ide-hd,drive=image,bus=imagebus.0,bootindex=0,serial=BLUELIFT-IMAGE"),
+}
+
+
 def _image(config: MachineConfig) -> tuple[str, ...]:
     if config.image is None:
         return ()
-    # An AHCI controller of its own: the same on both machine types, and away from the disk's controller.
-    return (
-        *("-drive", f"file={_value(str(config.image))},format=raw,media=cdrom,if=none,id=image,readonly=on"),
-        *("-device", "ahci,id=imagebus", "-device", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
-    )
+    drive = f"file={_value(str(config.image))},format={config.image_form.qemu_format},"
+    drive += "media=cdrom,if=none,id=image,readonly=on" if config.attach is Attach.CD else "if=none,id=image"
+    return ("-drive", drive, *(word for device in _IMAGE_DEVICES[config.attach] for word in ("-device", device)))
 
 
 def _direct(config: MachineConfig) -> tuple[str, ...]:
@@ -186,8 +200,18 @@ def _disk(config: MachineConfig) -> tuple[str, ...]:
         raise UsageError("an IDE disk needs firmware bios: the machine that UEFI runs on has no IDE controller")
     devices = _DISK_DEVICES[config.controller]
     return (
-        *("-drive", f"file={_value(str(config.disk))},format=raw,if=none,id=disk,cache=writeback,discard=ignore"),
+        *_disk_backend(config.disk, config.write_log),
         *(word for device in devices for word in ("-device", device)),
+    )
+
+
+def _disk_backend(disk: Path, write_log: Path | None) -> tuple[str, ...]:
+    if write_log is None:
+        return ("-drive", f"file={_value(str(disk))},format=raw,if=none,id=disk,cache=writeback,discard=ignore")
+    return (
+        *("-blockdev", f"driver=file,node-name=plain,filename={_value(str(disk))},discard=ignore"),
+        *("-blockdev", f"driver=file,node-name=log,filename={_value(str(write_log))}"),
+        *("-blockdev", f"driver=blklogwrites,node-name=disk,file=plain,log=log,log-sector-size={SECTOR}"),
     )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from builder.verify.firmware import Firmware
 from builder.verify.machine import Ended
-from builder.verify.qemu import Controller
+from builder.verify.qemu import Attach, Controller
 
 SCHEMA = 1
 #: In the place of a headline, where no receipt came.
 NO_VERDICT = "no verdict"
-TABLE_HEADINGS = ("", "firmware", "disk", "scenario", "boot", "verdict", "receipt after", "end", "checks")
+TABLE_HEADINGS = ("", "as", "firmware", "disk", "scenario", "boot", "verdict", "receipt after", "end", "checks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class BootReport:
     checks: tuple[Check, ...]
     folder: Path
     attempts: int = 1
+    attach: Attach = Attach.CD
 
     @property
     def passed(self) -> bool:
@@ -58,6 +59,7 @@ class BootReport:
         """The cells under TABLE_HEADINGS."""
         return (
             "passed" if self.passed else "FAILED",
+            self.attach.value,
             self.firmware.value,
             self.controller.value,
             self.scenario,
@@ -94,7 +96,10 @@ class VerifyReport:
         for boot in self.boots:
             if boot.passed:
                 continue
-            lines.append(f"{boot.firmware.value}, {boot.controller.value}, {boot.scenario}, boot {boot.number}:")
+            lines.append(
+                f"{boot.attach.value}, {boot.firmware.value}, {boot.controller.value}, {boot.scenario}, "
+                f"boot {boot.number}:"
+            )
             for check in boot.failures[:limit]:
                 lines.append(f"  {check.name}")
                 lines.append(f"    expected: {check.expected}")
@@ -142,6 +147,7 @@ def comparison_text(checks: tuple[Check, ...]) -> str:
 def _boot_json(boot: BootReport) -> dict[str, Any]:
     return {
         "passed": boot.passed,
+        "as": boot.attach.value,
         "firmware": boot.firmware.value,
         "disk": boot.controller.value,
         "scenario": boot.scenario,

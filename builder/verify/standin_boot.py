@@ -1,8 +1,9 @@
 """Boot programs of our own that stand in for Microsoft's, so that a built WinPE ISO can be proven to boot.
 
-`etfsboot` is what BIOS starts: it prints a nonce and whether all of its 8 sectors were loaded. `efisys` is what UEFI
-starts: a FAT floppy with a program that reads `\\sources\\boot.wim` through the medium's own file system and prints its
-sha256. Both print to the screen and to COM1, and power the machine off. None of them starts Windows.
+`etfsboot` is what BIOS starts from a CD: it prints a nonce and whether all of its 8 sectors were loaded; `bootmgr` is
+the same for a hybrid image that is a disk. `efisys` is what UEFI starts: a FAT floppy with a program that reads
+`\\sources\\boot.wim` through the medium's own file system and prints its sha256. All print to the screen and to COM1,
+and power the machine off. None of them starts Windows.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import ToolMissing, UsageError
+from builder.media.assembler import Assembler
 from builder.media.fat import FatFile, fat_image
 from builder.resources import templates
 from builder.run import run
 
 COMPILER = "x86_64-w64-mingw32-gcc"
 ETFSBOOT_SIZE = 4096
+#: More than a segment, and no whole number of what is read at once.
+_UNIT = 2048
+BOOTMGR_SIZE = 49 * _UNIT
 EFISYS_SIZE = 1_474_560
 _SAYS = "BLUELIFT-STANDIN"
 _NONCE = re.compile(r"[0-9A-Za-z-]{1,64}")
 _SOURCE = "standin/uefi_boot.c"
 _REPORT = re.compile(
     r"BLUELIFT-STANDIN (?P<firmware>bios|uefi) (?P<nonce>[0-9A-Za-z-]{1,64}) "
-    r"(?:8 sectors loaded|boot\.wim (?P<size>\d+) sha256 (?P<sha256>[0-9a-f]{64})|(?P<problem>[^\r\n]*)) end"
+    r"(?:8 sectors loaded|bootmgr loaded|boot\.wim (?P<size>\d+) sha256 (?P<sha256>[0-9a-f]{64})"
+    r"|(?P<problem>[^\r\n]*)) end"
 )
 
 
@@ -64,7 +70,7 @@ def etfsboot(nonce: str) -> bytes:
     _check(nonce)
     good = f"\r\n{_SAYS} bios {nonce} 8 sectors loaded end\r\n".encode() + b"\0"
     bad = f"\r\n{_SAYS} bios {nonce} not all sectors were loaded end\r\n".encode() + b"\0"
-    code = _Assembler(0x7C00)
+    code = Assembler(0x7C00)
     _setup(code)
     _sum_of_words(code)
     code.emit("BE {good}", "mov si, good")
@@ -75,11 +81,39 @@ def etfsboot(nonce: str) -> bytes:
     _power_off(code)
     code.data("good", good)
     code.data("bad", bad)
-    program = code.assembled()
-    filler = b"".join(hashlib.sha256(f"{nonce}/{n}".encode()).digest() for n in range(ETFSBOOT_SIZE // 32))
-    whole = program + filler[len(program) : ETFSBOOT_SIZE - 2]
-    total = sum(struct.unpack(f"<{(ETFSBOOT_SIZE - 2) // 2}H", whole))
-    return whole + struct.pack("<H", -total & 0xFFFF)
+    return _summing_to_zero(code.assembled(), nonce, ETFSBOOT_SIZE)
+
+
+def bootmgr(nonce: str) -> bytes:
+    """A program of BOOTMGR_SIZE bytes, as bootmgr: a disk's boot code loads it to 2000:0000 and starts it.
+
+    It checks, as `etfsboot` does, that all of it was loaded, and that the boot sector at 0000:7c00 is one of FAT32.
+    """
+    _check(nonce)
+    code = Assembler(0)
+    code.emit("8C C8 8E D8", "mov ax, cs; mov ds, ax")
+    code.emit("31 C0 8E C0", "xor ax, ax; mov es, ax")
+    code.emit("FC", "cld")
+    _serial_port(code)
+    _sum_of_units(code)
+    code.emit("BE {partly}", "mov si, partly")
+    code.emit("75 {+print}", "jnz print")
+    code.emit("BE {sector}", "mov si, sector")
+    code.emit("26 81 3E 52 7C 46 41", "cmp word [es:7c52], 'FA'")
+    code.emit("75 {+print}", "jne print")
+    code.emit("26 81 3E FE 7D 55 AA", "cmp word [es:7dfe], aa55")
+    code.emit("75 {+print}", "jne print")
+    code.emit("BE {good}", "mov si, good")
+    code.label("print")
+    _print_loop(code)
+    _power_off(code)
+    for name, text in (
+        ("good", "bootmgr loaded"),
+        ("partly", "bootmgr was loaded partly"),
+        ("sector", "no boot sector of FAT32 at 7c00"),
+    ):
+        code.data(name, f"\r\n{_SAYS} bios {nonce} {text} end\r\n".encode() + b"\0")
+    return _summing_to_zero(code.assembled(), nonce, BOOTMGR_SIZE)
 
 
 def uefi_program(nonce: str) -> bytes:
@@ -124,48 +158,15 @@ def _check(nonce: str) -> None:
         raise UsageError(f"'{nonce}' cannot be a stand-in's nonce: 1 to 64 letters, digits and '-'")
 
 
-class _Assembler:
-    """Machine code in hex with a listing beside it. {name} stands for a label's address, {+name} for a short jump's
-    distance to it.
-    """
-
-    def __init__(self, origin: int) -> None:
-        self._origin = origin
-        self._parts: list[str] = []
-        self._labels: dict[str, int] = {}
-        self._at = origin
-
-    def emit(self, code: str, listing: str) -> None:
-        """Add an instruction; `listing` is what it says in assembly."""
-        assert listing
-        for part in code.split():
-            self._parts.append(part)
-            self._at += 2 if part.startswith("{") and not part.startswith("{+") else 1
-
-    def label(self, name: str) -> None:
-        """The next instruction's address is `name`."""
-        self._labels[name] = self._at
-
-    def data(self, name: str, data: bytes) -> None:
-        """Add `data`, at `name`."""
-        self.label(name)
-        self.emit(data.hex(" "), f"{name}: db")
-
-    def assembled(self) -> bytes:
-        """All of it, with the labels put in."""
-        code = bytearray()
-        for part in self._parts:
-            if part.startswith("{+"):
-                distance = self._labels[part[2:-1]] - (self._origin + len(code) + 1)
-                code += struct.pack("<b", distance)
-            elif part.startswith("{"):
-                code += struct.pack("<H", self._labels[part[1:-1]])
-            else:
-                code += bytes.fromhex(part)
-        return bytes(code)
+def _summing_to_zero(program: bytes, nonce: str, size: int) -> bytes:
+    """`program` with something behind it, so that the 16-bit words of all its `size` bytes add up to zero."""
+    filler = b"".join(hashlib.sha256(f"{nonce}/{n}".encode()).digest() for n in range(size // 32))
+    whole = program + filler[len(program) : size - 2]
+    total = sum(struct.unpack(f"<{(size - 2) // 2}H", whole))
+    return whole + struct.pack("<H", -total & 0xFFFF)
 
 
-def _setup(code: _Assembler) -> None:
+def _setup(code: Assembler) -> None:
     """Segments, a stack, and COM1 at 115200 8N1."""
     code.emit("FA", "cli")
     code.emit("EA 06 7C 00 00", "jmp 0000:7c06, wherever cs was")
@@ -173,12 +174,17 @@ def _setup(code: _Assembler) -> None:
     code.emit("8E D8 8E C0 8E D0", "mov ds, ax; mov es, ax; mov ss, ax")
     code.emit("BC 00 7C", "mov sp, 7c00")
     code.emit("FC FB", "cld; sti")
+    _serial_port(code)
+
+
+def _serial_port(code: Assembler) -> None:
+    """COM1 at 115200 8N1."""
     for port, value in ((0x3F9, 0x00), (0x3FB, 0x80), (0x3F8, 0x01), (0x3F9, 0x00), (0x3FB, 0x03), (0x3FA, 0xC7)):
         code.emit(f"BA {struct.pack('<H', port).hex(' ')}", f"mov dx, {port:#x}")
         code.emit(f"B0 {value:02x} EE", f"mov al, {value:#x}; out dx, al")
 
 
-def _sum_of_words(code: _Assembler) -> None:
+def _sum_of_words(code: Assembler) -> None:
     """bx = the sum of the 2048 words from 7c00; the zero flag says whether it is zero."""
     code.emit("BE 00 7C", "mov si, 7c00")
     code.emit("B9 00 08", "mov cx, 2048")
@@ -190,7 +196,27 @@ def _sum_of_words(code: _Assembler) -> None:
     code.emit("85 DB", "test bx, bx")
 
 
-def _print_loop(code: _Assembler) -> None:
+def _sum_of_units(code: Assembler) -> None:
+    """bx = the sum of the words of BOOTMGR_SIZE bytes from cs:0; the zero flag says whether it is zero."""
+    code.emit(f"BA {struct.pack('<H', BOOTMGR_SIZE // _UNIT).hex(' ')}", "mov dx, units")
+    code.emit("31 DB", "xor bx, bx")
+    code.label("unit")
+    code.emit("31 F6", "xor si, si")
+    code.emit(f"B9 {struct.pack('<H', _UNIT // 2).hex(' ')}", "mov cx, words of a unit")
+    code.label("add")
+    code.emit("AD", "lodsw")
+    code.emit("01 C3", "add bx, ax")
+    code.emit("E2 {+add}", "loop add")
+    code.emit("8C D8", "mov ax, ds")
+    code.emit(f"05 {struct.pack('<H', _UNIT // 16).hex(' ')}", "add ax, paragraphs of a unit")
+    code.emit("8E D8", "mov ds, ax")
+    code.emit("4A", "dec dx")
+    code.emit("75 {+unit}", "jnz unit")
+    code.emit("8C C8 8E D8", "mov ax, cs; mov ds, ax")
+    code.emit("85 DB", "test bx, bx")
+
+
+def _print_loop(code: Assembler) -> None:
     """Print the text at si, up to its zero, to the screen and to COM1, and wait until it is sent."""
     code.label("next")
     code.emit("AC", "lodsb")
@@ -213,7 +239,7 @@ def _print_loop(code: _Assembler) -> None:
     code.emit("74 {+sending}", "jz sending")
 
 
-def _power_off(code: _Assembler) -> None:
+def _power_off(code: Assembler) -> None:
     """APM 1.2: connect, say that 1.2 is understood, power everything off (INT 15h AX=5301h, 530Eh, 5307h)."""
     code.emit("B8 01 53 31 DB CD 15", "mov ax, 5301; xor bx, bx; int 15")
     code.emit("B8 0E 53 31 DB B9 02 01 CD 15", "mov ax, 530e; xor bx, bx; mov cx, 0102; int 15")

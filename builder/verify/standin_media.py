@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder.bcd import BcdFirmware, BcdSettings, new_store
 from builder.verify.standin import BootPrograms, Standin, StandinSize, make_standin_iso
-from builder.verify.standin_boot import efisys, etfsboot, uefi_program
+from builder.verify.standin_boot import bootmgr, efisys, etfsboot, uefi_program
 
 #: Of every time stamp on the stand-in, seconds UTC; any would do.
 EPOCH = 1_700_000_000
@@ -15,9 +15,10 @@ EPOCH = 1_700_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class StandinNonces:
-    """What the boot programs print: of BIOS, and of UEFI with the boot files of 2011 and of 2023."""
+    """What the boot programs print: of BIOS from a CD and from a disk, of UEFI with the boot files of 2011 and 2023."""
 
     bios: str = "standin-bios"
+    bios_disk: str = "standin-bios-disk"
     uefi_2011: str = "standin-uefi-2011"
     uefi_2023: str = "standin-uefi-2023"
 
@@ -38,6 +39,7 @@ def bootable_standin(
     settings = BcdSettings(timeout=30)
     boot = BootPrograms(
         etfsboot=etfsboot(says.bios),
+        bootmgr=bootmgr(says.bios_disk),
         efisys=efisys(program, epoch=EPOCH),
         efisys_noprompt=efisys(program, epoch=EPOCH),
         bcd_bios=new_store(BcdFirmware.BIOS, settings, epoch=EPOCH),

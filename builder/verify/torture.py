@@ -12,7 +12,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from builder.verify.qemu import Controller, DirectKernel, MachineConfig
 from builder.verify.readback import Difference, check_volume, compare_volume, read_volume, repair_volume
 from builder.verify.report import write_beside
 from builder.verify.scenarios import find_scenarios
+from builder.verify.write_log import Write, read_write_log
 from payload.contract import EventName, Verdict
 
 _LINUX = re.compile(r"^\s*linux\s+(\S+)\s+(.*)$", re.MULTILINE)
@@ -109,7 +110,7 @@ def cut_power(request: TortureRequest, *, step: Step) -> TortureReport:
     cuts: list[PowerCut] = []
     with state_folder() as state:
         template = make_template(scenario, settings=settings, scratch=state)
-        rig = _Rig(state=state, template=template, direct=direct_kernel(request.image, state), request=request)
+        rig = Rig(state=state, template=template, direct=direct_kernel(request.image, state), request=request)
         rig.save_states()
         timing = rig.undisturbed()
         step.note(f"undisturbed: plan after {timing.plan:.2f} s, receipt after {timing.receipt:.2f} s")
@@ -147,7 +148,7 @@ def direct_kernel(image: Path, folder: Path) -> DirectKernel:
     return DirectKernel(kernel=folder / "vmlinuz", initrd=folder / "initrd.img", append=kernel[2].strip())
 
 
-class _Rig:
+class Rig:
     """The saved machine state and the disks that are run from it."""
 
     def __init__(self, *, state: Path, template: Template, direct: DirectKernel, request: TortureRequest) -> None:
@@ -208,6 +209,24 @@ class _Rig:
             )
         return _Timing(plan=plan.seconds - offset, receipt=receipt.seconds - offset)
 
+    def record(self) -> tuple[Write, ...]:
+        """One run to its end, and every write that the Windows volume saw, by its place on that volume."""
+        self._save(self._first)
+        copy_disk(self._template.disk, self._disk)
+        log = self._folder / "writes.log"
+        log.write_bytes(b"")
+        with self._machine(replace(self._config, incoming=self._first, write_log=log)) as machine:
+            verdict, _ = self._run_to_end(machine)
+        if verdict != Verdict.REPAIRED.headline:
+            raise VerifyFailed(f"not even an undisturbed run repaired the disk: verdict {verdict}")
+        volume = self._template.disk.windows
+        with log.open("rb") as stream:
+            return tuple(
+                replace(write, offset=write.offset - volume.start)
+                for write in read_write_log(stream)
+                if volume.start <= write.offset < volume.start + volume.size
+            )
+
     def cut(self, number: int, seconds: float) -> PowerCut:
         """Run for `seconds` from the saved state, cut the power, run again to the end, judge."""
         disk = copy_disk(self._template.disk, self._disk)
@@ -249,17 +268,8 @@ class _Rig:
         return Verdict(verdict).headline if verdict in list(Verdict) else f"verdict {verdict!r}", offset
 
     def _judge(self) -> tuple[str, tuple[Difference, ...]]:
-        """(what ntfsck said before it repaired, problems by name and content afterwards)."""
-        assert self._template.seen is not None
-        disk = self._template.disk
-        volume = extract_partition(self._disk, disk.windows, self._folder / "judged.ntfs")
-        needed = check_volume(volume, ntfsck=self._request.ntfsck)
-        if needed:
-            left = repair_volume(volume, ntfsck=self._request.ntfsck)
-            if left:
-                return needed, (Difference(path="the volume", expected="ntfsck can repair it", seen=left),)
-        after = read_volume(volume, ntfsck=self._request.ntfsck)
-        return needed, compare_volume(disk.plan.tree, self._template.seen, after, after_repair=True)
+        volume = extract_partition(self._disk, self._template.disk.windows, self._folder / "judged.ntfs")
+        return judge_volume(volume, self._template, ntfsck=self._request.ntfsck)
 
     def _keep_evidence(self, number: int, cut: BrokenDisk) -> None:
         for path in (cut.path, self._disk, self._config.serial_log):
@@ -270,6 +280,18 @@ class _Rig:
         config.serial_log.unlink(missing_ok=True)
         config.qmp_socket.unlink(missing_ok=True)
         return started(config, qemu_log=self._folder / "qemu.log")
+
+
+def judge_volume(volume: Path, template: Template, *, ntfsck: Sequence[str]) -> tuple[str, tuple[Difference, ...]]:
+    """(what ntfsck said before it repaired the volume, problems by name and content afterwards)."""
+    assert template.seen is not None
+    needed = check_volume(volume, ntfsck=ntfsck)
+    if needed:
+        left = repair_volume(volume, ntfsck=ntfsck)
+        if left:
+            return needed, (Difference(path="the volume", expected="ntfsck can repair it", seen=left),)
+    after = read_volume(volume, ntfsck=ntfsck)
+    return needed, compare_volume(template.disk.plan.tree, template.seen, after, after_repair=True)
 
 
 def _resume(machine: Machine) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from payload.environment.linux_paths import LinuxPaths
+from payload.formats.volume_signature import HEAD_LENGTH, VolumeKind, identify
 
 #: How long the set of disks must not change, in seconds.
 STABLE_SECONDS = 1.5
@@ -71,8 +72,8 @@ def optical_drives(paths: LinuxPaths) -> list[Path]:
 def wait_for_disks(paths: LinuxPaths, limit: float, *, stable: float = STABLE_SECONDS) -> None:
     """Return when no disk or partition has come or gone for `stable` seconds; with no fixed disk after `limit`.
 
-    A stick alone does not count: it is most likely what this image was started from, and the host's own controller
-    may take far longer than a USB port.
+    A stick alone does not count, nor does a disk that begins as an ISO: it is most likely what this image was started
+    from, and the host's own controller may take far longer than a USB port.
     """
     started = changed = time.monotonic()
     before = _snapshot(paths)
@@ -82,15 +83,24 @@ def wait_for_disks(paths: LinuxPaths, limit: float, *, stable: float = STABLE_SE
         disks = _snapshot(paths)
         if disks != before:
             before, changed = disks, now
-        fixed = any(not removable for _, removable, _ in disks)
-        if now - changed >= stable and (fixed or now - started >= limit):
+        if now - changed >= stable and (now - started >= limit or any(_may_be_the_hosts(disk) for disk in disks)):
             return
         if now - started >= limit + 10 * stable:
             return
 
 
-def _snapshot(paths: LinuxPaths) -> frozenset[tuple[str, bool, tuple[str, ...]]]:
-    return frozenset((d.name, d.removable, tuple(p.name for p in d.partitions)) for d in list_disks(paths))
+def _snapshot(paths: LinuxPaths) -> frozenset[Disk]:
+    return frozenset(list_disks(paths))
+
+
+def _may_be_the_hosts(disk: Disk) -> bool:
+    if disk.removable:
+        return False
+    try:
+        with disk.node.open("rb") as stream:
+            return identify(stream.read(HEAD_LENGTH)) is not VolumeKind.ISO9660
+    except OSError:
+        return True
 
 
 def _block_entries(paths: LinuxPaths) -> Iterable[Path]:

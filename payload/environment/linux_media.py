@@ -87,20 +87,24 @@ def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: st
                 continue
             if medium.disk is None:
                 drive = drive or medium.node
-            elif _is_only_a_medium(medium.disk):
+            elif _is_only_a_medium(medium, medium.disk):
                 disks.add(medium.disk.name)
             else:
                 file_systems.add(medium.name)
     return BootMedium(disks=frozenset(disks), file_systems=frozenset(file_systems), drive=drive)
 
 
-def _is_only_a_medium(disk: Disk) -> bool:
-    """Whether nothing of the host can be on a disk that holds this image.
+def _is_only_a_medium(medium: MediumNode, disk: Disk) -> bool:
+    """Whether nothing of the host can be on a disk that holds this image, on the file system `medium`.
 
     The image's files can be copied onto a host's own disk (into its EFI system partition, by a technician or by
-    somebody who wants the repair not to happen), and Windows can be on a disk at a USB port.
+    somebody who wants the repair not to happen), and Windows can be on a disk at a USB port. A disk that is no stick,
+    but this ISO from its first block on and has nothing but FAT partitions, is the one a virtual machine was given.
     """
-    return disk.is_stick and all(_kind(node) not in _WINDOWS_OWN for _, node in _places(disk))
+    if disk.is_stick:
+        return all(_kind(node) not in _WINDOWS_OWN for _, node in _places(disk))
+    whole = medium.name == disk.name and _kind(medium.node) is VolumeKind.ISO9660
+    return whole and bool(disk.partitions) and all(_kind(partition.node).is_fat for partition in disk.partitions)
 
 
 def _places(disk: Disk) -> list[tuple[str, Path]]:

@@ -110,12 +110,13 @@ def _offset_of(stream: BinaryIO, boot: BootSector, number: int) -> int:
 
 def _attributes(record: bytes) -> Iterator[_Attribute]:
     (offset,) = struct.unpack_from("<H", record, 20)
-    while offset + 24 <= len(record):
-        kind, length, non_resident, name_length, name_offset, flags = struct.unpack_from("<IIBBHH", record, offset)
+    while offset + 8 <= len(record):
+        kind, length = struct.unpack_from("<II", record, offset)
         if kind == _END:
             return
         if length < 24 or offset + length > len(record):
             break
+        non_resident, name_length, name_offset, flags = struct.unpack_from("<BBHH", record, offset + 8)
         name_at = offset + name_offset
         yield _Attribute(
             kind=kind,

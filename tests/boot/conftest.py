@@ -15,10 +15,11 @@ from builder.base.packages import LinuxBaseSettings
 from builder.base.tools_debs import ntfsck_command
 from builder.cache import Cache, default_folder
 from builder.console import SilentStep
+from builder.disk_forms import DiskForm, write_form
 from builder.errors import ToolMissing
 from builder.verify.firmware import Firmware, find_firmware
 from builder.verify.prove import VerifyRequest, verify_image
-from builder.verify.qemu import Controller
+from builder.verify.qemu import Attach, Controller
 from builder.verify.report import VerifyReport
 
 
@@ -54,8 +55,10 @@ def ntfsck() -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
-    """What to boot an image with; the names are those of the command line."""
+    """What to boot an image with; the names are those of the command line. `form`: as which kind of disk file."""
 
+    attach: str = "cd"
+    form: str = "img"
     firmware: str = "bios"
     disk: str = "nvme"
     scenario: str = "repair"
@@ -67,15 +70,21 @@ class Boot:
     @property
     def name(self) -> str:
         """For the test's id and the evidence folder."""
-        return f"{self.scenario}-{self.firmware}-{self.disk}" + ("" if self.serial_port else "-no-serial")
+        how = f"{self.scenario}-{self.attach}-{self.form}-{self.firmware}-{self.disk}"
+        return how + ("" if self.serial_port else "-no-serial")
 
 
 def prove(image: Path, boot: Boot, *, ntfsck: tuple[str, ...], output: Path) -> VerifyReport:
     """Boot `image` as said and judge it; the evidence goes to `output`."""
+    if boot.form != "img":
+        output.mkdir(parents=True, exist_ok=True)
+        write_form(DiskForm(boot.form), image, output / f"image.{boot.form}", epoch=0)
+        image = output / f"image.{boot.form}"
     request = VerifyRequest(
         image=image,
         output=output,
         ntfsck=ntfsck,
+        attach=(Attach(boot.attach),),
         firmware=(Firmware(boot.firmware),),
         controllers=(Controller(boot.disk),),
         scenarios=(boot.scenario,),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from builder.media.boot_code import uefi_only_code
 from builder.verify.firmware import Firmware
+from builder.verify.qemu import Attach
 from builder.verify.standin_boot import parse_report
 from builder.verify.standin_media import StandinNonces, make_bootable_standin
 from tests.integration.test_standin_boot import boot
 from tests.winpe_builds import bluelift, lacking
 
 pytestmark = [pytest.mark.boot, pytest.mark.skipif(bool(lacking()), reason=lacking())]
-NONCES = StandinNonces(bios="nonce-b", uefi_2011="nonce-2011", uefi_2023="nonce-2023")
+NONCES = StandinNonces(bios="nonce-b", bios_disk="nonce-d", uefi_2011="nonce-2011", uefi_2023="nonce-2023")
 
 
 @pytest.fixture(scope="module", params=["bridge", "microsoft"])
@@ -51,6 +55,27 @@ def test_uefi_starts_its_boot_program_which_reads_the_built_boot_wim(built: Path
     report = parse_report(console, nonce)
     assert report is not None and report.problem == "", console
     assert report.sha256 == boot_wim_sha256(built, f"pe-{ca}.iso")
+
+
+@pytest.mark.parametrize("attach", [Attach.USB, Attach.DISK])
+@pytest.mark.parametrize(("firmware", "nonce"), [(Firmware.BIOS, NONCES.bios_disk), (Firmware.UEFI, NONCES.uefi_2011)])
+def test_the_same_file_starts_as_stick_and_as_disk(built: Path, attach: Attach, firmware: Firmware, nonce: str) -> None:
+    """Under BIOS the first block loads BOOTMGR; under UEFI from FAT32. Secure Boot would want signatures."""
+    _, console = boot(built / "pe-2011.iso", firmware, attach=attach)
+    report = parse_report(console, nonce)
+    assert report is not None and report.problem == "", console
+    if firmware is Firmware.UEFI:
+        assert report.sha256 == boot_wim_sha256(built, "pe-2011.iso")
+
+
+def test_bios_starts_nothing_where_a_disk_is_for_uefi_only(built: Path, tmp_path: Path) -> None:
+    """The check can fail: without the code that loads BOOTMGR no stand-in speaks."""
+    image = Path(shutil.copyfile(built / "pe-2011.iso", tmp_path / "stick.img"))
+    with image.open("r+b") as stream:
+        stream.write(uefi_only_code())
+    until = time.monotonic() + 15
+    _, console = boot(image, Firmware.BIOS, lambda _: time.monotonic() > until, attach=Attach.USB)
+    assert parse_report(console, NONCES.bios_disk) is None
 
 
 def test_verify_says_that_a_stand_in_gives_no_verdict(built: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from builder.media.iso import IsoFile, IsoForm, IsoLayout, write_iso
 from builder.media.windows_layout import EFISYS, ETFSBOOT, WindowsMedium, windows_iso_layout
 from builder.verify.firmware import Firmware, find_firmware
 from builder.verify.machine import Ended, started, state_folder
-from builder.verify.qemu import QEMU, Controller, MachineConfig
+from builder.verify.qemu import QEMU, Attach, Controller, MachineConfig
 from builder.verify.standin_boot import (
     COMPILER,
     EFISYS_SIZE,
@@ -82,10 +82,17 @@ def medium(
     )
 
 
-def boot(image: Path, kind: Firmware, done: Callable[[str], bool] = lambda console: False) -> tuple[Ended, str]:
-    """How the machine ended, and what it said; ended early where `done` says so."""
+def boot(
+    image: Path,
+    kind: Firmware,
+    done: Callable[[str], bool] = lambda console: False,
+    attach: Attach = Attach.CD,
+) -> tuple[Ended, str]:
+    """How the machine ended, and what it said; ended early where `done` says so. A stick or disk is a copy."""
     firmware = find_firmware(kind)
     with state_folder() as folder:
+        if attach is not Attach.CD:
+            image = Path(shutil.copyfile(image, folder / "image"))
         variables = None
         if firmware.variables is not None:
             variables = folder / "vars.fd"
@@ -101,6 +108,7 @@ def boot(image: Path, kind: Firmware, done: Callable[[str], bool] = lambda conso
             qmp_socket=folder / "qmp",
             serial_log=folder / "serial.log",
             image=image,
+            attach=attach,
             memory_mib=512,
         )
         with started(config, qemu_log=folder / "qemu.log") as machine:

@@ -180,6 +180,7 @@ def test_d_is_windows_and_c_is_data(machine: WineMachine) -> None:
 
 
 def test_two_installations_on_two_disks_one_without_a_letter(machine: WineMachine) -> None:
+    """Wine still names the lost letter, but it leads nowhere: only the volume's own name opens it."""
     machine.attach(WineVolume(letter="D", tree=broken_windows(), label="First", lettered=False))
     second = replace(
         faulty_only_windows(),

@@ -92,6 +92,17 @@ def test_waiting_without_any_disk_ends_at_the_limit(machine: FakeMachine) -> Non
     assert 0.7 < time.monotonic() - started < 2
 
 
+@pytest.mark.parametrize("is_image", [True, False], ids=["begins as an ISO", "does not"])
+def test_a_disk_that_is_an_image_is_not_what_is_waited_for(machine: FakeMachine, is_image: bool) -> None:
+    machine.disk("vda", MIB, where="virtio1")
+    with (machine.paths.dev / "vda").open("r+b") as node:
+        node.seek(32769)
+        node.write(b"CD001" if is_image else b"")
+    started = time.monotonic()
+    wait_for_disks(machine.paths, 1.2, stable=0.2)
+    assert (time.monotonic() - started > 1.1) == is_image
+
+
 def test_waiting_ends_although_disks_come_and_go(machine: FakeMachine) -> None:
     stop = threading.Event()
 

@@ -403,6 +403,33 @@ def test_our_files_on_an_iso_hybrid_stick(machine: FakeMachine) -> None:
     assert states(env) == {}
 
 
+@pytest.mark.parametrize(
+    ("iso", "beside", "state"),
+    [(True, "FAT", "boot-medium"), (False, "FAT", "ok"), (True, "NTFS", "ok"), (True, "BitLocker", "ok")],
+    ids=["the image", "its files alone", "beside a Windows", "beside an encrypted volume"],
+)
+@needs("mkfs.vfat")
+def test_the_image_as_a_disk_of_a_virtual_machine(machine: FakeMachine, iso: bool, beside: str, state: str) -> None:
+    """A hybrid image that a hypervisor was given as a disk does not count as the host's, and takes the receipt."""
+    fake_mount(machine)
+    gpt_disk(machine, "vda", [BASIC_DATA, BASIC_DATA])
+    for name in ("vda1", "vda2"):
+        subprocess.run(["mkfs.vfat", str(machine.paths.dev / name)], check=True, capture_output=True)
+    if beside != "FAT":
+        put(machine.paths.dev / "vda2", 3, {"NTFS": b"NTFS    ", "BitLocker": b"-FVE-FS-"}[beside])
+    machine.program("ntfs-3g.probe", "exit 0")
+    identity(machine, "vda1", {"image_id": IMAGE_ID})
+    (machine.root / "media/vda2").mkdir()
+    if iso:
+        put(machine.paths.dev / "vda", 32769, b"CD001")
+        identity(machine, "vda", {"image_id": IMAGE_ID})
+    env = environment(machine)
+    assert [(disk.id, disk.state) for disk in env.disks()] == [("vda", state)]
+    assert "vda1" not in states(env)
+    with env.media(IMAGE_ID) as media:
+        assert [medium.name for medium in media] == ["boot medium vda1"]
+
+
 def test_leaving_early_unmounts(sticks: FakeMachine) -> None:
     identity(sticks, "sdb1", {"image_id": IMAGE_ID})
     with environment(sticks).media(IMAGE_ID) as media:

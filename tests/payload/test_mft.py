@@ -58,6 +58,19 @@ def test_what_a_record_says(image: Path) -> None:
     assert two.in_use and two.plain and two.streams == ("more",)
 
 
+def test_a_record_that_is_full_to_its_last_bytes(volume: bytes) -> None:
+    """Its end marker stands where no further attribute would have room."""
+    boot = parse_boot_sector(volume)
+    raw = bytearray(volume[boot.mft_offset + 5 * 1024 : boot.mft_offset + 6 * 1024])
+    raw[20:22] = struct.pack("<H", 56)
+    raw[56:1016] = struct.pack("<IIBBHHHIHH", 0x80, 960, 0, 0, 24, 0, 0, 930, 24, 0).ljust(960, b"\0")
+    raw[1016:1020] = b"\xff" * 4
+    raw[510:512] = raw[1022:1024] = raw[48:50]
+    changed = bytearray(volume)
+    changed[boot.mft_offset + 5 * 1024 : boot.mft_offset + 6 * 1024] = raw
+    assert read_file_record(io.BytesIO(bytes(changed)), 5).in_use
+
+
 def test_a_freed_record_is_one_byte_and_no_file_for_other_programs(image: Path, tmp_path: Path) -> None:
     copy = tmp_path / "v"
     copy.write_bytes(image.read_bytes())

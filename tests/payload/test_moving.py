@@ -11,6 +11,7 @@ import dataclasses
 import errno
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 import pytest
 
@@ -30,8 +31,9 @@ RULES = (CROWDSTRIKE_CHANNEL_291,)
 #: When the power goes in a rename: the new folder lists the file; its record knows both names; the old one is gone.
 RENAME_CUTS = ("listed", "recorded", "unlisted")
 #: When it goes in a copy and the removal after it: nothing can be told of the new file; it is empty; half of it is
-#: written; all of it; it has its times; the old one is listed no more, and its record is still in use.
-COPY_CUTS = ("created", "empty", "half", "written", "copied", "delisted")
+#: written; of its content nothing can be read; all of it is written; it has its times; the old one is listed no more,
+#: and its record is still in use.
+COPY_CUTS = ("created", "empty", "half", "unreadable", "written", "copied", "delisted")
 CUTS = [*((False, when) for when in RENAME_CUTS), *((True, when) for when in COPY_CUTS)]
 
 
@@ -49,6 +51,7 @@ class RecordedNames(MemoryFiles):
         self.known: dict[int, set[VolumePath]] = {}
         self.in_use: dict[int, Node] = {}
         self.unwritten: set[int] = set()
+        self.unreadable: set[int] = set()
         self.moves = 0
         self.cut_at: tuple[int, str] | None = None
 
@@ -63,6 +66,12 @@ class RecordedNames(MemoryFiles):
         if found is not None and found.identity[1] in self.unwritten:
             raise OSError(errno.EIO, "Input/output error")
         return found
+
+    def open_file(self, path: VolumePath) -> BinaryIO:
+        """EIO for what has a size and no content yet."""
+        if self._node(path).number in self.unreadable:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().open_file(path)
 
     def rename(self, source: VolumePath, destination: VolumePath) -> None:
         """As ntfs-3g does it, cut where the test wants."""
@@ -95,6 +104,9 @@ class RecordedNames(MemoryFiles):
         self._cut("empty")
         copy.data = whole.data[: len(whole.data) // 2] + bytes(40)
         self._cut("half")
+        self.unreadable.add(copy.number)
+        self._cut("unreadable")
+        self.unreadable.discard(copy.number)
         copy.data = whole.data
         self._cut("written")
         copy.modified_ns = whole.modified_ns

@@ -17,7 +17,7 @@ from builder.cache import Cache
 from builder.errors import UsageError
 from builder.packages import Resolution
 
-COMMANDS = ("build", "plan", "verify", "inspect", "doctor", "clean", "init", "schema")
+COMMANDS = ("build", "plan", "verify", "inspect", "usb", "doctor", "clean", "init", "schema")
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,10 @@ def test_version_and_overall_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify", "x.iso", "--disk", "floppy"], "there is no floppy"),
         (["verify", "x.iso", "--scenario", "apocalypse"], "apocalypse"),
         (["verify", "x.iso", "--as", "tape"], "there is no tape"),
+        (["usb"], "ACTION"),
+        (["usb", "wipe"], "invalid choice: 'wipe'"),
+        (["usb", "write", "x.iso"], "DEVICE"),
+        (["usb", "write", "x.iso", "sdb", "--force"], "--force"),
         (["verify", "x.iso", "--timeout", "0"], "is not a number of seconds"),
         (["verify", "x.iso", "--accel", "xen"], "invalid choice: 'xen'"),
     ],
@@ -282,6 +286,6 @@ def test_abbreviated_options_are_refused() -> None:
 def test_what_verify_asks_for_by_default() -> None:
     arguments = cli.parse(["verify", "x.iso"])
     assert arguments.firmware == ("bios", "uefi", "secureboot")
-    assert (arguments.disk, arguments.scenario, arguments.attach) == (("nvme",), ("repair",), ("cd",))
+    assert (arguments.disk, arguments.scenario, arguments.attach) == (("nvme",), ("repair",), ())
     assert (arguments.timeout, arguments.accel) == (None, "tcg")
     assert cli.parse(["verify", "x.iso", "--disk", "nvme, ahci,nvme"]).disk == ("nvme", "ahci")

@@ -16,8 +16,10 @@ from builder.console import (
     Summary,
     Table,
     amount_text,
+    ask,
     open_console,
     size_text,
+    speed_text,
     table_lines,
 )
 from builder.errors import UsageError
@@ -42,9 +44,30 @@ def test_plain_lines() -> None:
     lines = err.getvalue().splitlines()
     assert lines[0] == "[1/2] fetch ..."
     assert lines[1:3] == ["      a note [with brackets]", "      warning: a warning"]
-    assert lines[3].startswith("      1.5 MB, 0.")
+    assert lines[3].startswith("      1.5 MB, ")
     assert lines[4] == "[2/2] unpack: not needed"
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("done", "unit", "seconds", "shown"),
+    [
+        (50_000_000, "bytes", 2.0, ", 25.0 MB/s"),
+        (50_000_000, "bytes", 0.1, ""),
+        (0, "bytes", 2.0, ""),
+        (3, "files", 2.0, ""),
+    ],
+)
+def test_speed(done: float, unit: str, seconds: float, shown: str) -> None:
+    assert speed_text(done, unit, seconds) == shown
+
+
+def test_nobody_is_asked_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sdb\n"))
+    assert ask("Which? ") is None
+    assert capsys.readouterr() == ("", "")
 
 
 def test_plain_results_go_to_standard_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from builder import errors
@@ -16,11 +17,32 @@ def kinds() -> list[type[BuilderError]]:
     return [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, BuilderError)]
 
 
+def confused(some: Sequence[type[BuilderError]]) -> list[str]:
+    """The names of those whose exit code says something else as well. A kind of a kind (OutOfTime) may share its code,
+    but not BuilderError's own."""
+    owners: dict[int, str] = {}
+    names = []
+    for kind in some:
+        own = "exit_code" in vars(kind)
+        if (BuilderError in kind.__bases__ and not own) or (own and kind.exit_code in owners):
+            names.append(kind.__name__)
+        if own:
+            owners[kind.exit_code] = kind.__name__
+    return names
+
+
 def test_exit_codes_are_distinct_and_leave_room_for_signals() -> None:
-    # A kind of a kind (OutOfTime) may share its code.
-    codes = [kind.exit_code for kind in kinds() if "exit_code" in vars(kind)]
-    assert len(set(codes)) == len(codes)
-    assert all(0 < code < 64 for code in codes)
+    assert confused(kinds()) == []
+    assert all(0 < kind.exit_code < 64 for kind in kinds())
+
+
+def test_an_exit_code_that_is_taken_would_be_noticed() -> None:
+    taken = type("Taken", (BuilderError,), {"exit_code": errors.ToolFailed.exit_code})
+    none = type("WithoutACode", (BuilderError,), {})
+    narrower = type("Narrower", (errors.ToolFailed,), {})
+    other = type("Other", (errors.ToolFailed,), {"exit_code": errors.ImageError.exit_code})
+    assert confused([*kinds(), narrower]) == []
+    assert confused([*kinds(), taken, none, other]) == ["Taken", "WithoutACode", "Other"]
 
 
 def test_exit_codes_are_in_the_help() -> None:

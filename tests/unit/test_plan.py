@@ -140,6 +140,7 @@ ENTRY_POINTS = {
     "keymap": ["base/keymap.py"],
     "payload-segment": ["initramfs.py", "render.py"],
     "iso": ["media/iso.py", "media/layout.py", "render.py"],
+    "disk-forms": ["disk_forms/__init__.py"],
     "manifest": ["report.py"],
 }
 

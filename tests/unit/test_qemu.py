@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from builder.disk_forms import DiskForm
 from builder.errors import ToolMissing, UsageError
 from builder.verify.firmware import Firmware
 from builder.verify.machine import started, state_folder
-from builder.verify.qemu import Controller, DirectKernel, MachineConfig, machine_argv, qemu_version
+from builder.verify.qemu import Attach, Controller, DirectKernel, MachineConfig, machine_argv, qemu_version
 
 NONCE = "6f1b0d8e-0000-4000-8000-000000000291"
 CONFIG = MachineConfig(
@@ -51,6 +52,26 @@ def test_the_whole_command_for_bios() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("attach", "form", "drive", "devices"),
+    [
+        (Attach.CD, DiskForm.IMG, "raw,media=cdrom,if=none,id=image,readonly=on", ["ahci", "ide-cd"]),
+        (Attach.USB, DiskForm.IMG, "raw,if=none,id=image", ["qemu-xhci", "usb-storage"]),
+        (Attach.DISK, DiskForm.IMG, "raw,if=none,id=image", ["ahci", "ide-hd"]),
+        (Attach.DISK, DiskForm.VHDX, "vhdx,if=none,id=image", ["ahci", "ide-hd"]),
+        (Attach.DISK, DiskForm.VHD, "vpc,if=none,id=image", ["ahci", "ide-hd"]),
+    ],
+)
+def test_how_the_image_is_attached(attach: Attach, form: DiskForm, drive: str, devices: list[str]) -> None:
+    found = pairs(machine_argv(replace(CONFIG, attach=attach, image_form=form, disk=None)))
+    assert [value for name, value in found if name == "-drive"] == [f"file=/i/image.iso,format={drive}"]
+    used = [value for name, value in found if name == "-device"]
+    assert [value.partition(",")[0] for value in used] == devices
+    assert ",bootindex=0" in used[1]
+    # The guest sees a stick as one that can be pulled out.
+    assert used[1].endswith("removable=on") == (attach is Attach.USB)
+
+
 def test_secure_boot_locks_the_flash() -> None:
     found = pairs(machine_argv(SECURE))
     assert ("-machine", "q35,smm=on") in found
@@ -82,6 +103,16 @@ def test_a_saved_state_is_read_by_a_quoted_shell_word() -> None:
     assert argv[-1] == "-S"
 
 
+def test_a_log_of_writes_lies_between_the_machine_and_its_disk() -> None:
+    argv = machine_argv(replace(CONFIG, write_log=Path("/s/a,b.log")))
+    assert [value for key, value in pairs(argv) if key == "-blockdev"] == [
+        "driver=file,node-name=plain,filename=/s/disk.raw,discard=ignore",
+        "driver=file,node-name=log,filename=/s/a,,b.log",
+        "driver=blklogwrites,node-name=disk,file=plain,log=log,log-sector-size=512",
+    ]
+    assert not any("id=disk," in word for word in argv)
+
+
 def test_a_kernel_of_its_own() -> None:
     direct = DirectKernel(kernel=Path("/k"), initrd=Path("/r"), append="console=ttyS0 quiet")
     argv = machine_argv(replace(CONFIG, image=None, direct=direct))
@@ -110,6 +141,26 @@ def test_a_missing_qemu_names_its_package() -> None:
     with pytest.raises(ToolMissing) as caught:
         qemu_version(program="qemu-system-does-not-exist")
     assert "qemu-system-x86" in caught.value.hint
+
+
+@needs_qemu
+@pytest.mark.parametrize("attach", list(Attach))
+def test_qemu_accepts_every_way_to_attach_the_image(attach: Attach, tmp_path: Path) -> None:
+    with state_folder() as state:
+        (state / "image").write_bytes(bytes(1 << 20))
+        config = replace(
+            CONFIG,
+            image=state / "image",
+            attach=attach,
+            disk=None,
+            qmp_socket=state / "qmp",
+            serial_log=state / "serial.log",
+            paused=True,
+        )
+        with started(config, qemu_log=tmp_path / "qemu.log") as machine:
+            (block,) = (block for block in machine.command("query-block") if block.get("inserted"))
+        assert block["inserted"]["ro"] == (attach is Attach.CD)
+        assert block["removable"] == (attach is not Attach.DISK)
 
 
 @needs_qemu

@@ -122,7 +122,7 @@ def test_rows_fit_their_headings_and_problems_show_both_sides() -> None:
     bad = replace(BOOT, attempts=2, checks=(*BOOT.checks, Check(name="ntfsck", passed=False, expected="a", seen="b")))
     assert all(len(row) == len(TABLE_HEADINGS) for row in report(BOOT, bad).table_rows())
     assert BOOT.table_row()[0] == "passed"
-    assert bad.table_row()[4] == "1 (attempt 2)"
+    assert bad.table_row()[5] == "1 (attempt 2)"
     text = "\n".join(report(BOOT, bad).problem_lines())
     assert "expected: a" in text
     assert "seen:     b" in text

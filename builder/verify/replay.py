@@ -1,0 +1,117 @@
+"""Power cuts between any two writes of a repair: what a random moment seldom hits is hit for certain.
+
+The image repairs a disk in QEMU, which keeps every write, in order. ntfs-3g is mounted with `sync`, so each prefix of
+them is a state that a power cut may leave. From each the payload is run a second time, on this machine, and the volume
+is judged as in builder.verify.torture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import builder
+from builder.console import Step
+from builder.run import run
+from builder.verify import second_run
+from builder.verify.boot import BootSettings, Template, make_template
+from builder.verify.disks import extract_partition
+from builder.verify.machine import state_folder
+from builder.verify.populate import REASON
+from builder.verify.readback import Difference
+from builder.verify.scenarios import find_scenarios
+from builder.verify.torture import Rig, TortureRequest, direct_kernel, judge_volume
+from builder.verify.write_log import Write
+from payload.contract import Verdict
+
+_LIMIT = 180
+_HEALTHY = (Verdict.REPAIRED.value, Verdict.ALREADY_CLEAN.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What a second run made of the disk after the first `writes` writes; the words are those of PowerCut."""
+
+    writes: int
+    second_verdict: str
+    needed_repair: str
+    problems: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the second run made everything right."""
+        return self.second_verdict in _HEALTHY and not self.problems
+
+
+def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
+    """Record one repair; run again from `request.kills` of the states between its writes, from all of them for 0.
+
+    The seed says which. Raises what `builder.verify.torture.cut_power` raises.
+    """
+    settings = BootSettings(image=request.image, ntfsck=request.ntfsck, memory_mib=request.memory_mib)
+    (scenario,) = find_scenarios(["repair"])
+    with state_folder() as state:
+        template = make_template(scenario, settings=settings, scratch=state)
+        direct = direct_kernel(request.image, state)
+        writes = Rig(state=state, template=template, direct=direct, request=request).record()
+        untouched = extract_partition(template.disk.path, template.disk.windows, state / "untouched.ntfs")
+        moments = changing(untouched, writes)
+        step.note(f"seed {request.seed}: {len(writes)} writes, after {len(moments)} of them the volume is another")
+        if 0 < request.kills < len(moments):
+            moments = sorted(random.Random(request.seed).sample(moments, request.kills))
+        replayed = []
+        for number, moment in enumerate(moments, start=1):
+            volume = extract_partition(template.disk.path, template.disk.windows, state / "cut.ntfs")
+            write_all(volume, writes[:moment])
+            replayed.append(_run_again(volume, moment, template, ntfsck=request.ntfsck))
+            step.progress(number, len(moments), "power cuts")
+            if not replayed[-1].passed:
+                step.warn(f"a power cut after write {moment} left damage")
+    return tuple(replayed)
+
+
+def changing(untouched: Path, writes: Sequence[Write]) -> list[int]:
+    """After how many writes the volume is another than after one fewer; 0 is the untouched volume."""
+    moments = [0]
+    seen: dict[int, bytes] = {}
+    with untouched.open("rb") as stream:
+        for number, write in enumerate(writes, start=1):
+            old = bytearray()
+            for at in range(write.offset, write.offset + len(write.data), 512):
+                if at not in seen:
+                    stream.seek(at)
+                    seen[at] = stream.read(512)
+                old += seen[at]
+                seen[at] = write.data[at - write.offset : at - write.offset + 512]
+            if old != write.data:
+                moments.append(number)
+    return moments
+
+
+def write_all(volume: Path, writes: Sequence[Write]) -> None:
+    """Do to the volume what the writes did."""
+    with volume.open("r+b") as stream:
+        for write in writes:
+            stream.seek(write.offset)
+            stream.write(write.data)
+
+
+def _run_again(volume: Path, writes: int, template: Template, *, ntfsck: Sequence[str]) -> Replayed:
+    mount_point = volume.with_suffix(".mnt")
+    mount_point.mkdir(exist_ok=True)
+    own_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    child = (sys.executable, "-m", second_run.__name__, str(volume), str(mount_point))
+    done = run(
+        ["unshare", *own_root, "--mount", "--propagation", "private", *child],
+        reason=REASON,
+        time_limit=_LIMIT,
+        env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
+    )
+    verdict = str(json.loads(done.stdout).get("verdict"))
+    needed, problems = judge_volume(volume, template, ntfsck=ntfsck)
+    return Replayed(writes=writes, second_verdict=verdict, needed_repair=needed, problems=problems)
