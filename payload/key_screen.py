@@ -251,7 +251,7 @@ def _lines(parts: Sequence[str], style: str) -> list[Line]:
 def _packed(keys: Sequence[str], inner: int) -> list[str]:
     """Keys side by side as far as they fit."""
     rows: list[str] = []
-    for key in keys:
+    for key in map(plain, keys):
         if rows and len(rows[-1]) + 3 + len(key) <= inner:
             rows[-1] += f"   {key}"
         else:

@@ -151,8 +151,8 @@ def test_nobody_there(colour: bool) -> None:
 
 def test_a_key_stops_the_countdown_for_good() -> None:
     prompt, screen, _ = dialogue("1", at=59)
-    screen.script.append((5000, ESCAPE))
-    screen.script.append((9000, "k"))
+    screen.script.append((300, ESCAPE))
+    screen.script.append((310, "k"))
     assert prompt.recovery_key(QUESTION) is Instead.SKIP
 
 
