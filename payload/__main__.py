@@ -33,6 +33,7 @@ from payload.environment import Environment
 from payload.environment.directory import DirectoryEnvironment, TerminalScreen
 from payload.events import EndingNow
 from payload.formats.records import RecordError, from_json, to_json
+from payload.key_dialogue import KeyDialogue
 from payload.receipt import receipt_bytes, receipt_schema, utc_text
 from payload.restore import restore
 from payload.screen import VerdictScreen, plain
@@ -230,7 +231,13 @@ def _run_in_image(arguments: argparse.Namespace, place: Place) -> int:
         return _refuse_in_image(place, problem)
     environment = place.environment(config)
     display = FullScreen(environment.screen, f"Bluelift {config.bluelift}   {config.organisation}".strip())
-    session = Session(environment, config, display, _options(time.time(), dry_run=arguments.dry_run))
+    session = Session(
+        environment,
+        config,
+        display,
+        _options(time.time(), dry_run=arguments.dry_run),
+        prompt=KeyDialogue(environment=environment, config=config) if config.key_wait else None,
+    )
     receipt = session.run()
     action = ending_action(receipt.verdict, config.ending, nobody=session.nobody)
 

@@ -41,8 +41,8 @@ MEDIUM_RECEIPTS = "receipts"
 MEDIUM_VAULT = "vault"
 #: The folders in MEDIUM_FOLDER of a medium that can be written.
 MEDIUM_FOLDERS = ("config", "drivers", MEDIUM_RECEIPTS, MEDIUM_VAULT)
-#: Finishes in safe mode what Bluelift could not do on a locked volume.
-SAFE_MODE_SCRIPT = "safe-mode.cmd"
+#: Finishes in safe mode what Bluelift could not do on a locked volume; the rules for a payload beside it.
+SAFE_MODE_SCRIPT, SAFE_MODE_CONFIG = "safe-mode.cmd", "safe-mode.json"
 
 
 #: Windows's DLLs that the payload loads through ctypes, which shows in no import table.
@@ -97,6 +97,7 @@ class EventName(enum.StrEnum):
 
     STARTED = "started"
     DISKS = "disks"
+    KEY_WANTED = "key-wanted"
     PLAN = "plan"
     ACTED = "acted"
     VOLUME = "volume"

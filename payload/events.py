@@ -2,8 +2,8 @@
 
 Every line has `event` (see contract.EventName), `run_id` and `seconds` (since the run started, a float), then the
 fields of the event's dataclass below. `{"event": "receipt", ..., "receipt": {...}}` carries the whole receipt.
-A run emits `started`, `disks`, then for each volume `volume` (after `plan` and `acted` where something is to be done),
-`receipt`, and `ending` (again when a technician chooses something else).
+A run emits `started`, `disks`, `key-wanted` for each question on the screen, then for each volume `volume` (after
+`plan` and `acted` where something is to be done), `receipt`, and `ending` (again when a technician chooses something else).
 
 A serial port sends 11,520 bytes a second, and environments give a port up that does not take a line in 5 s. So no line
 is longer than LONGEST_LINE: one that would be has its lists cut to their first items, its texts to their first
@@ -63,6 +63,19 @@ class Disks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyWanted:
+    """Somebody is asked on the screen for the recovery password of one of `key_ids`; without any, for a passphrase.
+
+    `volume` is the locked one, "" for a passphrase; `failed` counts the wrong answers so far. No event has an answer.
+    """
+
+    name: ClassVar = EventName.KEY_WANTED
+    volume: str = ""
+    key_ids: tuple[str, ...] = ()
+    failed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class VolumeSeen:
     """A volume has been looked at (and, after its `acted`, has come out so)."""
 
@@ -108,7 +121,7 @@ class EndingNow:
     countdown: int
 
 
-Event = Started | Disks | VolumeSeen | Planned | Acted | Received | EndingNow
+Event = Started | Disks | KeyWanted | VolumeSeen | Planned | Acted | Received | EndingNow
 
 
 def event_line(event: Event, *, run_id: str, seconds: float) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from payload.contract import HostIdentity
 from payload.environment import Volume, VolumeNotOpened, VolumeState
 from payload.environment.locked import KeyRefused, Unlocking, UnlockKey
+from payload.events import KeyWanted
 from payload.formats.fve import FveVolume
 from payload.formats.fve_entries import FveError, ProtectorKind
 from payload.key_prompt import ATTEMPTS, Instead, KeyPrompt, PassphraseQuestion, RecoveryQuestion
@@ -74,7 +75,7 @@ class _Locked:
 
 
 class Unlocker:
-    """Opens volumes. `step` shows a line of progress; without a prompt nobody can be asked."""
+    """Opens volumes. `step` shows a line of progress, `asks` is told of each question; no prompt, no question."""
 
     def __init__(
         self,
@@ -84,12 +85,14 @@ class Unlocker:
         host: HostIdentity,
         step: Callable[[str], None],
         safe_mode: bool = False,
+        asks: Callable[[KeyWanted], None] = lambda _: None,
     ) -> None:
         self._unlocking = unlocking
         self._prompt = prompt
         self._host = host
         self._step = step
         self._safe_mode = safe_mode
+        self._asks = asks
         self._waiting: list[_Locked] = []
         #: What the receipt should tell beside the outcomes: vaults that are damaged, plain CSV files.
         self.notes: list[str] = []
@@ -223,12 +226,21 @@ class Unlocker:
     # --- asking ---------------------------------------------------------------------------------------------------
 
     def _ask_passphrase(self, question: PassphraseQuestion) -> str | Instead:
-        answer = self._prompt.passphrase(question) if self._prompt and not self.nobody else Instead.NOBODY
+        if self._prompt is None or self.nobody:
+            answer: str | Instead = Instead.NOBODY
+        else:
+            self._asks(KeyWanted(failed=question.failed))
+            answer = self._prompt.passphrase(question)
         self.nobody |= answer is Instead.NOBODY
         return answer
 
     def _ask_recovery_key(self, question: RecoveryQuestion) -> bytes | Instead:
-        answer = self._prompt.recovery_key(question) if self._prompt and not self.nobody else Instead.NOBODY
+        if self._prompt is None or self.nobody:
+            answer: bytes | Instead = Instead.NOBODY
+        else:
+            ids = tuple(protector.guid for protector in question.metadata.recovery_passwords)
+            self._asks(KeyWanted(volume=question.volume.id, key_ids=ids, failed=question.failed))
+            answer = self._prompt.recovery_key(question)
         self.nobody |= answer is Instead.NOBODY
         return answer
 
