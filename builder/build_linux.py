@@ -241,6 +241,7 @@ class _Work:
 
         from builder.media.iso import DiskBoot, write_iso  # noqa: PLC0415
         from builder.media.layout import LinuxBootFiles, hybrid_disk, linux_iso_layout  # noqa: PLC0415
+        from builder.safe_mode_script import safe_mode_files  # noqa: PLC0415
 
         image_id = self.plan.image_id or ""
         mok_manager = self.boot_files.path("mmx64.efi")
@@ -254,6 +255,7 @@ class _Work:
             grub_config=_grub_config(self.profile, image_id),
             image_json=identity(self.profile, image_id),
             mok_manager=mok_manager.read_bytes() if mok_manager.is_file() else None,
+            extra=safe_mode_files(self.profile.payload_config(image_id=image_id, bluelift=__version__)),
         )
         layout = replace(linux_iso_layout(files, epoch=self.plan.epoch), volume_id=self.profile.volume_id)
         if self.profile.tail is not None:

@@ -211,6 +211,7 @@ class _Work:
         from builder.media.iso import DiskBoot, IsoForm, write_iso  # noqa: PLC0415
         from builder.media.layout import hybrid_disk  # noqa: PLC0415
         from builder.media.windows_layout import WindowsMedium, windows_iso_layout  # noqa: PLC0415
+        from builder.safe_mode_script import safe_mode_files  # noqa: PLC0415
 
         media, settings = self.base.media, self.profile.winpe
         contents: dict[str, bytes | Path] = {file.path: file.content.read_all() for file in media.files}
@@ -230,6 +231,7 @@ class _Work:
             prompt=self.base.facts.prompt,
             form=IsoForm(settings.layout),
             volume_id=self.profile.volume_id,
+            extra=safe_mode_files(self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)),
         )
         layout = windows_iso_layout(medium, epoch=self.plan.epoch)
         if self.profile.tail is not None:

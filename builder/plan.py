@@ -31,10 +31,11 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "base-initramfs": ("build_linux.py", *_INITRAMFS),
     "keymap": ("build_linux.py", "keyboards.py", *_BASE),
     "payload-segment": ("build_linux.py", "render.py", "resources.py", *_INITRAMFS),
-    "iso": ("build_linux.py", "media/*.py", "extents.py", "render.py", "resources.py"),
+    "iso": ("build_linux.py", "media/*.py", "extents.py", "render.py", "resources.py", "safe_mode_script.py",
+            "startnet_lint.py"),
     "disk-forms": ("build_forms.py", "disk_forms/*.py", "media/gpt*.py"),
     "manifest": ("build_linux.py", "report.py", "verify/inspect.py", "verify/inspect_disk.py"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

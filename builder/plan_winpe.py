@@ -19,7 +19,8 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
                "resources.py", "extents.py"),
     STORES: ("build_winpe.py", "bcd.py"),
     "disk-forms": LINUX_SOURCES["disk-forms"],
-    "iso": ("build_winpe.py", "media/*.py", "secure_boot.py", "extents.py"),
+    "iso": ("build_winpe.py", "media/*.py", "secure_boot.py", "extents.py", "safe_mode_script.py", "startnet_lint.py",
+            "render.py", "resources.py"),
     MANIFEST: ("build_winpe.py", "report.py"),
 }  # fmt: skip
 
@@ -115,7 +116,9 @@ def _in_wim(profile: Profile, facts: WinpeFacts) -> dict[str, str]:
     """What boot.wim depends on beside the payload, in keys that the cache can name when one changed."""
     config = profile.payload_config(image_id="", bluelift=facts.common.bluelift)
     base = facts.base
-    templates = {path: value for path, value in facts.common.templates.items() if path.startswith("winpe/")}
+    templates = {
+        path: value for path, value in facts.common.templates.items() if path.startswith(("winpe/", "windows/"))
+    }
     return {
         "configuration": digest(to_json(config)),
         "keyboard": profile.winpe.keyboard,

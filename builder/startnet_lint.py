@@ -45,8 +45,8 @@ _LONGEST = 1000
 _SMALL = 60
 
 
-def lint_startnet(script: bytes) -> tuple[LintProblem, ...]:
-    """Every problem of a script, as it goes into the image, by line; none for one that is fine."""
+def lint_startnet(script: bytes, *, most_lines: int = _SMALL) -> tuple[LintProblem, ...]:
+    """Every problem of a script, as it goes onto a medium or into an image, by line; none for one that is fine."""
     try:
         text = script.decode("ascii")
     except UnicodeDecodeError as error:
@@ -57,9 +57,9 @@ def lint_startnet(script: bytes) -> tuple[LintProblem, ...]:
     lines = text.split("\r\n")[:-1]
     problems = [problem for number, line in enumerate(lines, start=1) for problem in _check_line(number, line)]
     problems += _check_labels(lines)
-    if len(lines) > _SMALL:
+    if len(lines) > most_lines:
         problems.append(
-            _problem(_SMALL + 1, lines[_SMALL], "the script must stay tiny: logic belongs into the payload")
+            _problem(most_lines + 1, lines[most_lines], "the script must stay tiny: logic belongs into the payload")
         )
     return tuple(sorted(problems, key=lambda problem: problem.line))
 

@@ -57,6 +57,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.wim_splice": (6, "wim"),
     "builder.startnet_lint": (2, "startnet"),
     "builder.winpe_files": (7, "winpe_files"),
+    "builder.safe_mode_script": (7, "safe_mode_script"),
     "builder.cache": (7, "cache"),
     "builder.base": (7, "base"),
     "builder.verify": (8, "verify"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import OutputError
@@ -34,7 +35,8 @@ _IMAGE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 @dataclass(frozen=True, kw_only=True)
 class LinuxBootFiles:
     """Everything the medium is made of. `grub`: Debian's gcdx64.efi.signed; `bios_image`: GRUB's i386-pc-eltorito image
-    (`-p /boot/grub`), `mok_manager` shim's mmx64.efi.signed, for hosts that wait for a key to be enrolled.
+    (`-p /boot/grub`), `mok_manager` shim's mmx64.efi.signed, for hosts that wait for a key to be enrolled. `extra`:
+    further files, by path.
     """
 
     image_id: str
@@ -46,6 +48,7 @@ class LinuxBootFiles:
     grub_config: bytes
     image_json: bytes
     mok_manager: bytes | None = None
+    extra: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def marker(image_id: str) -> str:
@@ -67,6 +70,7 @@ def linux_iso_layout(files: LinuxBootFiles, *, epoch: int) -> IsoLayout:
         INITRD: files.initrd,
         IDENTITY: files.image_json,
         marker(files.image_id): b"",
+        **files.extra,
     }
     if files.mok_manager is not None:
         contents[MOK_MANAGER] = files.mok_manager

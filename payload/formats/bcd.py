@@ -220,6 +220,11 @@ class BcdObject:
         """Set a device: `boot_device()` or `RamdiskDevice.pack()`."""
         self._set(element, ValueKind.BINARY, device)
 
+    def remove(self, element: int) -> bool:
+        """Take an element away; False where the object did not have it."""
+        elements = self._key.subkey("Elements")
+        return elements is not None and elements.remove(f"{element:08x}")
+
     def _set(self, element: int, kind: ValueKind, data: bytes) -> None:
         self._key.make(f"Elements\\{element:08x}").set(_VALUE, kind, data)
 

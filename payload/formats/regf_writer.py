@@ -222,7 +222,7 @@ def hive_bytes(tree: HiveTree) -> bytes:
     head.pack_into(base, 0, SIGNATURE, 1, 1, tree.written, 1, tree.minor_version, 0, 1, root, len(bins), 1)
     name = tree.file_name[:64]
     base[48 : 48 + len(name)] = name
-    struct.pack_into("<I", base, 508, _checksum(base))
+    struct.pack_into("<I", base, 508, base_checksum(base))
     return bytes(base) + bins
 
 
@@ -396,7 +396,8 @@ def _name_hash(name: str) -> int:
     return value
 
 
-def _checksum(base: bytearray) -> int:
+def base_checksum(base: bytes | bytearray) -> int:
+    """The checksum of a base block: at 508, of the bytes before."""
     total = 0
     for (word,) in struct.iter_unpack("<I", base[:508]):
         total ^= word

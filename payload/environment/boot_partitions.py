@@ -1,0 +1,45 @@
+"""The partitions that a host starts from, which BitLocker never encrypts: where they are, behind one Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from payload.environment import EntryKind, ReparsePointInPath, VolumeFiles, VolumePath
+
+#: Where a boot store lies: on an EFI system partition, and on the partition that a BIOS starts.
+STORES: tuple[VolumePath, ...] = (("EFI", "Microsoft", "Boot", "BCD"), ("Boot", "BCD"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootPartition:
+    """A partition with a boot store on it, open for changes. `name` is for the screen and the receipt."""
+
+    name: str
+    files: VolumeFiles
+
+
+class BootPartitions(Protocol):
+    """What an environment knows of the partitions that a host starts from."""
+
+    def boot_partitions(self, disk: str) -> AbstractContextManager[Iterator[BootPartition]]:
+        """Those of a disk (as in `Volume.disk`) that have a boot store, one after another, each open for changes.
+
+        The EFI system partition comes first. Each is closed when the iterator goes on; closing raises OSError.
+        """
+        ...
+
+
+def stores_on(files: VolumeFiles) -> list[VolumePath]:
+    """The boot stores of a partition. Raises OSError."""
+    return [path for path in STORES if _is_file(files, path)]
+
+
+def _is_file(files: VolumeFiles, path: VolumePath) -> bool:
+    try:
+        entry = files.entry(path)
+    except (FileNotFoundError, ReparsePointInPath):
+        return False
+    return entry is not None and entry.kind is EntryKind.FILE
