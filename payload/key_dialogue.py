@@ -22,6 +22,7 @@ from payload.safe_mode import describe_safe_mode, why_no_safe_mode
 from payload.screen import CLEAR, HOME, size_text
 
 _TITLE = "Locked by BitLocker"
+_ALL_RIGHT = "All eight groups are right: press Enter."
 #: Letters that are on one key in all layouts, and no hexadecimal digits: a scanner may type a key id at any moment.
 _TRY, _SKIP, _SHELL, _SAFE_MODE = "t", "k", "s", "h"
 #: How often a countdown is drawn, in seconds: each second, or seldom where every drawing is a screen further down.
@@ -137,7 +138,7 @@ class KeyDialogue:
             groups=entry.groups,
             wrong_group=entry.wrong_group,
             problem=entry.problem,
-            notice=_refused(question.problem, question.failed),
+            notice=_ALL_RIGHT if entry.complete else _refused(question.problem, question.failed),
             contact=contact_line(self.config),
             keys=("[Enter] Unlock", "[Ctrl-U] Clear", "[Esc] Other ways out"),
         )

@@ -126,6 +126,8 @@ def test_a_password_typed_in_one_burst() -> None:
         assert (wanted in screen.texts()[0]) == (wanted != "LENOVO")
     assert "111683-110561-484748-281314" in screen.texts()[-1]
     assert "Going on" not in screen.texts()[-1]
+    assert "All eight groups are right: press Enter." in screen.texts()[-1]
+    assert "press Enter" not in screen.texts()[0]
     # A screen for each second of the countdown, and one or two once all has been typed: not one for each character.
     assert 6 <= len(screen.shown) <= 10
 
