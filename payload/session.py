@@ -145,7 +145,14 @@ class Session:
         unlocking = self._environment.unlocking
         if unlocking is None or all(volume.state is not VolumeState.LOCKED for volume in volumes):
             return volumes
-        unlocker = Unlocker(unlocking, self._prompt, host=self._host, step=self._display.step, asks=self.events.send)
+        unlocker = Unlocker(
+            unlocking,
+            self._prompt,
+            host=self._host,
+            step=self._display.step,
+            asks=self.events.send,
+            safe_mode=not self._options.dry_run,
+        )
         with self._guarded("unlocking went wrong"):
             self._unlocked.update(unlocker.open_all(volumes, locks))
         self._notes += unlocker.notes

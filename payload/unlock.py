@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from payload.contract import HostIdentity
+from payload.contract import MEDIUM_FOLDER, SAFE_MODE_SCRIPT, HostIdentity
 from payload.environment import Volume, VolumeNotOpened, VolumeState
 from payload.environment.locked import KeyRefused, Unlocking, UnlockKey
 from payload.events import KeyWanted
@@ -20,6 +20,7 @@ from payload.formats.fve import FveVolume
 from payload.formats.fve_entries import FveError, ProtectorKind
 from payload.key_prompt import ATTEMPTS, Instead, KeyPrompt, PassphraseQuestion, RecoveryQuestion
 from payload.key_sources import FoundKeys, FoundPassphrase, FoundVault, Wanted, look_for_keys, open_vaults
+from payload.safe_mode import SafeModeRefused, set_safe_mode
 from payload.verdict import error_note, state_advice
 
 CLEAR_KEY, STARTUP_KEY, VAULT, PLAIN_CSV, BY_HAND = (
@@ -35,6 +36,11 @@ ONLY_ITS_COMPUTER = "it is locked by BitLocker, and only its own computer opens 
 ONLY_ITS_COMPUTER_ADVICE = (
     "Have Windows start in safe mode, which unlocks the volume by itself, and remove the files there; or find its "
     "startup key file (.BEK)."
+)
+SAFE_MODE_SET = "it stays locked: '{}' was set to start in safe mode, where it unlocks the volume by itself"
+SAFE_MODE_ADVICE = (
+    "Restart the host from its own disk, log in as a local administrator, and from this medium run "
+    f"\\{MEDIUM_FOLDER}\\{SAFE_MODE_SCRIPT} as administrator."
 )
 DAMAGED_ADVICE = "Try repair-bde from a Windows recovery environment, with this volume's recovery password."
 
@@ -215,13 +221,27 @@ class Unlocker:
                 safe_mode=self._safe_mode,
             )
             answer = self._ask_recovery_key(question)
+            if answer is Instead.SAFE_MODE:
+                problem = self._set_safe_mode(locked)
+                continue
             if isinstance(answer, Instead):
-                self.safe_mode_chosen |= answer is Instead.SAFE_MODE
                 return
             key = UnlockKey(kind=ProtectorKind.RECOVERY_PASSWORD, protector=protector, secret=answer)
             self._try(locked, key, BY_HAND, locks)
             failed += 1
             problem = "That is not this volume's recovery password."
+
+    def _set_safe_mode(self, locked: _Locked) -> str:
+        """Have the volume's Windows start in safe mode; why that could not be, else empty."""
+        try:
+            change = set_safe_mode(self._unlocking, locked.volume)
+        except SafeModeRefused as refusal:
+            return refusal.sentence
+        self.safe_mode_chosen = True
+        locked.refusal = VolumeNotOpened(VolumeState.LOCKED, SAFE_MODE_SET.format(change.entry), SAFE_MODE_ADVICE)
+        kept = f"; the store as it was is {change.kept}" if change.kept else " already"
+        locked.notes.append(f"safeboot is set in {change.path} on {change.partition}{kept}.")
+        return ""
 
     # --- asking ---------------------------------------------------------------------------------------------------
 

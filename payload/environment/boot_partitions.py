@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from payload.environment import EntryKind, ReparsePointInPath, VolumeFiles, VolumePath
+from payload.environment import EntryKind, VolumeFiles, VolumePath, called
 
 #: Where a boot store lies: on an EFI system partition, and on the partition that a BIOS starts.
 STORES: tuple[VolumePath, ...] = (("EFI", "Microsoft", "Boot", "BCD"), ("Boot", "BCD"))
@@ -33,13 +33,17 @@ class BootPartitions(Protocol):
 
 
 def stores_on(files: VolumeFiles) -> list[VolumePath]:
-    """The boot stores of a partition. Raises OSError."""
-    return [path for path in STORES if _is_file(files, path)]
+    """The boot stores of a partition, under the names that they have there. Raises OSError."""
+    found = (_find(files, path) for path in STORES)
+    return [path for path in found if path is not None]
 
 
-def _is_file(files: VolumeFiles, path: VolumePath) -> bool:
-    try:
-        entry = files.entry(path)
-    except (FileNotFoundError, ReparsePointInPath):
-        return False
-    return entry is not None and entry.kind is EntryKind.FILE
+def _find(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
+    """The file at `path` without regard to case; nothing is followed."""
+    here: VolumePath = ()
+    for name, kind in zip(path, (*[EntryKind.DIRECTORY] * (len(path) - 1), EntryKind.FILE), strict=True):
+        entry = next((entry for entry in files.listing(here, called(name)) if entry.kind is kind), None)
+        if entry is None:
+            return None
+        here = (*here, entry.name)
+    return here

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity, PayloadConfig
 from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
+from payload.environment.boot_partitions import BootPartition
 from payload.environment.linux_bitlocker import locked_metadata, unlocked
+from payload.environment.linux_boot_partitions import fat_boot_partitions, ntfs_boot_partitions
 from payload.environment.linux_cipher import LinuxCipher
 from payload.environment.linux_commands import NOT_FOUND, run_on_terminal
 from payload.environment.linux_console import LinuxScreen, SerialPort
@@ -124,6 +127,15 @@ class LinuxEnvironment:
                 )
                 for medium, root in found
             )
+
+    @contextlib.contextmanager
+    def boot_partitions(self, disk: str) -> Iterator[Iterator[BootPartition]]:
+        """See `BootPartitions`."""
+        with (
+            contextlib.closing(fat_boot_partitions(self._paths, self._mountable, disk)) as fat,
+            contextlib.closing(ntfs_boot_partitions(self.volumes(), self.open_volume, disk)) as ntfs,
+        ):
+            yield chain(fat, ntfs)
 
     @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:

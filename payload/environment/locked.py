@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from payload.environment import Medium, Volume
+from payload.environment.boot_partitions import BootPartitions
 from payload.formats.fve import FveVolume
 from payload.formats.fve_entries import ProtectorKind
 from payload.formats.vault import Cipher
@@ -31,8 +32,8 @@ class KeyRefused(Exception):
     """The key does not open the volume: it belongs to another volume, or was replaced. The volume is as it was."""
 
 
-class Unlocking(Protocol):
-    """Locked volumes, and where keys for them may lie."""
+class Unlocking(BootPartitions, Protocol):
+    """Locked volumes, where keys for them may lie, and from where their Windows starts."""
 
     @property
     def cipher(self) -> Cipher:

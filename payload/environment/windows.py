@@ -26,6 +26,7 @@ from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, Vol
 from payload.environment import windows_api as api
 from payload.environment import windows_bitlocker as bitlocker
 from payload.environment.boot_media import can_be_medium, disks_of_media, is_plugged_in, may_hold_windows
+from payload.environment.boot_partitions import BootPartition
 from payload.environment.locked import UnlockKey
 from payload.environment.windows_cipher import WindowsCipher
 from payload.environment.windows_console import SerialPort, WindowsScreen
@@ -33,7 +34,7 @@ from payload.environment.windows_controllers import list_controllers
 from payload.environment.windows_disks import BOOT_MEDIUM, WindowsDisk, bring_online, is_member, judge, list_disks
 from payload.environment.windows_drivers import DRIVERS_FOLDER, load_drivers
 from payload.environment.windows_host import host_identity
-from payload.environment.windows_media import carries_image, key_media, receipt_media
+from payload.environment.windows_media import boot_partitions, carries_image, key_media, receipt_media
 from payload.environment.windows_power import image_folder, is_winpe, leave, shell
 from payload.environment.windows_volumes import SeenVolume, describe, is_on, list_volumes, running_drive
 from payload.formats.fve import FveVolume
@@ -141,6 +142,12 @@ class WindowsEnvironment:
         yield key_media(candidates, self._boot_media, self._sticks, running_drive(image) if image else "")
 
     @contextlib.contextmanager
+    def boot_partitions(self, disk: str) -> Iterator[Iterator[BootPartition]]:
+        """See `BootPartitions`. The partitions of a running Windows are its own business."""
+        running = running_drive(image_folder())
+        yield boot_partitions(self._of_disk(disk), running)
+
+    @contextlib.contextmanager
     def open_volume(self, volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
         """The volume by its `\\\\?\\Volume{GUID}\\` name. Raises VolumeNotOpened; OSError where closing fails."""
         seen = self._volumes.get(volume)
@@ -238,6 +245,11 @@ class WindowsEnvironment:
                 "Windows opened the volume only for reading, so nothing was changed.",
                 "Check whether the disk is write-protected, and run chkdsk on this volume.",
             )
+
+    def _of_disk(self, disk: str) -> list[SeenVolume]:
+        """The volumes that lie on one disk, as `Volume.disk` names it."""
+        numbers = {found.number for found in self._disks if found.id == disk}
+        return [seen for seen in self._seen if seen.disks == numbers]
 
     def _seen_as(self, volume: Volume) -> SeenVolume:
         """Raises VolumeNotOpened for a volume that is gone."""

@@ -1,4 +1,4 @@
-"""The medium that this image was started from, and those on which receipts can be left or keys lie, under Windows."""
+"""The medium that this image was started from, and those for receipts, keys and boot stores, under Windows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from payload.contract import MEDIUM_FOLDER, MEDIUM_IDENTITY
 from payload.environment import EntryKind, Medium
-from payload.environment.boot_media import can_be_medium
+from payload.environment.boot_media import can_be_medium, may_hold_windows
+from payload.environment.boot_partitions import BootPartition, stores_on
 from payload.environment.windows_api import DRIVE_CDROM
 from payload.environment.windows_disks import WindowsDisk
 from payload.environment.windows_volumes import SeenVolume, is_on
@@ -57,6 +58,15 @@ def key_media(
             disk = f"PhysicalDrive{min(volume.disks)}" if volume.disks else volume.id
             kind = "this image" if is_image else _kind(volume, boot, sticks)
             yield Medium(name=f"{kind} {volume.id}", files=volume.files(), disk=disk)
+
+
+def boot_partitions(volumes: Iterable[SeenVolume], running: str) -> Iterator[BootPartition]:
+    """Those among the volumes of a disk that have a boot store. FAT first: EFI system partitions."""
+    for volume in sorted(volumes, key=may_hold_windows):
+        if volume.error is None and volume.file_system in _MEDIUM_FILE_SYSTEMS and not is_on(volume, running):
+            files = volume.files(flush=True)
+            if stores_on(files):
+                yield BootPartition(name=volume.id, files=files)
 
 
 def _kind(volume: SeenVolume, boot: Sequence[SeenVolume], sticks: frozenset[int]) -> str:

@@ -26,6 +26,7 @@ from payload.environment import (
     VolumeState,
     any_name,
 )
+from payload.environment.boot_partitions import BootPartition
 from payload.environment.locked import KeyRefused, UnlockKey
 from payload.formats.fve import FveVolume
 from payload.formats.fve_entries import ProtectorKind
@@ -301,6 +302,7 @@ class FakeUnlocking:
         self.tried: list[tuple[str, ProtectorKind, str]] = []
         self.open_now: list[str] = []
         self.fail: dict[str, Exception] = {}
+        self.starts: dict[str, list[MemoryFiles]] = {}
 
     @property
     def cipher(self) -> Cipher:
@@ -338,6 +340,11 @@ class FakeUnlocking:
         if "key_media" in self.fail:
             raise self.fail["key_media"]
         yield iter(self.key_files)
+
+    @contextmanager
+    def boot_partitions(self, disk: str) -> Iterator[Iterator[BootPartition]]:
+        """Those of a disk that the test said."""
+        yield iter(BootPartition(name=f"{disk}1", files=files) for files in self.starts.get(disk, ()))
 
 
 class FakeEnvironment:

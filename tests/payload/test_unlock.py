@@ -37,6 +37,7 @@ from tests.payload.fake_environment import (
     volume,
     windows_files,
 )
+from tests.payload.test_safe_mode import made_store, safe_boot
 
 CLEAR, STARTUP, RECOVERY, TPM = (
     ProtectorKind.CLEAR_KEY,
@@ -137,6 +138,7 @@ def run(
     answers: tuple[str | bytes | Instead, ...] = (),
     asking: bool = True,
     dry_run: bool = False,
+    starts: dict[str, list[MemoryFiles]] | None = None,
     **fail: Exception,
 ) -> Ran:
     environment = FakeEnvironment(
@@ -144,6 +146,7 @@ def run(
     )
     unlocking = environment.fake_unlocking = FakeUnlocking(locks, media=media)
     unlocking.fail = fail
+    unlocking.starts = starts or {}
     prompt = FakePrompt(*answers)
     session = Session(
         environment,
@@ -307,10 +310,36 @@ def test_what_a_host_does_with_nobody_at_it(verdict: Verdict, nobody: bool, expe
 
 def test_safe_mode_and_skipping_end_the_questions_for_a_volume() -> None:
     locks = {name: lock((RECOVERY, KEY), name=name) for name in ("sda3", "sda4")}
-    ran = run(locks, answers=(Instead.SAFE_MODE, Instead.SKIP))
+    esp = MemoryFiles()
+    esp.writable = True
+    esp.add("\\EFI\\Microsoft\\Boot\\BCD", made_store())
+    ran = run(locks, answers=(Instead.SAFE_MODE, Instead.SKIP), starts={"sda": [esp]})
     assert ran.session.safe_mode_chosen
     assert not ran.session.nobody
     assert len(ran.prompt.questions) == 2
+    chosen, skipped = ran.receipt.volumes
+    assert (chosen.verdict, skipped.verdict) == (Verdict.NEEDS_A_KEY, Verdict.NEEDS_A_KEY)
+    assert "'Windows 11' was set to start in safe mode" in chosen.detail
+    assert "\\Bluelift\\safe-mode.cmd" in chosen.advice
+    store = "\\EFI\\Microsoft\\Boot\\BCD"
+    assert chosen.notes == (f"safeboot is set in {store} on sda1; the store as it was is {store}.before-bluelift.",)
+    assert safe_boot(esp.paths()[store]) == 0
+
+
+def test_safe_mode_that_cannot_be_set_is_told_and_asked_again() -> None:
+    ran = run({"sda3": lock((RECOVERY, KEY))}, answers=(Instead.SAFE_MODE, KEY))
+    assert not ran.session.safe_mode_chosen
+    first, second = ran.prompt.questions
+    assert isinstance(first, RecoveryQuestion) and isinstance(second, RecoveryQuestion)
+    assert (first.safe_mode, first.problem) == (True, "")
+    assert second.problem == "No boot store was found on the volume's disk."
+    assert ran.receipt.verdict is Verdict.REPAIRED
+
+
+def test_a_dry_run_offers_no_safe_mode() -> None:
+    ran = run({"sda3": lock((RECOVERY, KEY))}, answers=(Instead.SKIP,), dry_run=True)
+    (question,) = ran.prompt.questions
+    assert isinstance(question, RecoveryQuestion) and not question.safe_mode
 
 
 # --- vaults and passphrases ------------------------------------------------------------------------------------------
