@@ -24,6 +24,8 @@ from payload.environment.windows_keys import RECORD, keys_of
 _PLAIN_MODE, _VIRTUAL_TERMINAL = 0x1 | 0x2, 0x4
 _DEFAULT_SIZE = (25, 80)
 _POLL = 0.05
+#: How many input events are taken at once.
+_EVENTS = 64
 _SERIAL_SECONDS = 5
 _LINUX_SERIAL = re.compile(r"ttyS(\d)")
 #: The first of the two codes that a function or cursor key gives.
@@ -55,7 +57,7 @@ for _name, _arguments in {
     "SetConsoleMode": (wintypes.HANDLE, wintypes.DWORD),
     "GetConsoleScreenBufferInfo": (wintypes.HANDLE, ctypes.c_void_p),
     "WriteConsoleW": (wintypes.HANDLE, wintypes.LPCWSTR, wintypes.DWORD, ctypes.c_void_p, ctypes.c_void_p),
-    "GetNumberOfConsoleInputEvents": (wintypes.HANDLE, ctypes.c_void_p),
+    "PeekConsoleInputW": (wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD, ctypes.c_void_p),
     "ReadConsoleInputW": (wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD, ctypes.c_void_p),
     "BuildCommDCBW": (wintypes.LPCWSTR, ctypes.c_void_p),
     "SetCommState": (wintypes.HANDLE, ctypes.c_void_p),
@@ -159,13 +161,11 @@ class _ConsoleKeys:
             time.sleep(min(_POLL, left))
 
     def _read(self) -> None:
-        """Whatever events there are; reading does not wait then."""
-        count = wintypes.DWORD()
-        if not api.kernel32.GetNumberOfConsoleInputEvents(self._console, ctypes.byref(count)) or not count.value:
-            return
-        events = ctypes.create_string_buffer(64 * RECORD.size)
-        if not api.kernel32.ReadConsoleInputW(self._console, events, 64, ctypes.byref(count)):
-            return
+        """Whatever events there are. Only looking does not wait; and without a look Wine reads nothing."""
+        events, count = ctypes.create_string_buffer(_EVENTS * RECORD.size), wintypes.DWORD()
+        for call in (api.kernel32.PeekConsoleInputW, api.kernel32.ReadConsoleInputW):
+            if not call(self._console, events, _EVENTS, ctypes.byref(count)) or not count.value:
+                return
         self._waiting.extend(keys_of(events.raw[: count.value * RECORD.size]))
 
 

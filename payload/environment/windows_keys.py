@@ -14,7 +14,7 @@ from payload.environment import SpecialKey
 RECORD = struct.Struct("<HxxiHHHHI")
 _KEY_EVENT = 1
 _ALT, _ENHANCED = 0x1 | 0x2, 0x100
-_VK_MENU = 0x12
+_VK_MENU, _VK_ESCAPE = 0x12, 0x1B
 #: Shift, Ctrl, Alt, Pause, Caps Lock, the Windows keys, Num Lock, Scroll Lock, and either Shift, Ctrl and Alt.
 _SILENT = frozenset({0x10, 0x11, 0x12, 0x13, 0x14, 0x5B, 0x5C, 0x90, 0x91, *range(0xA0, 0xA6)})
 #: The keypad without Num Lock: Insert, End, Down, Page Down, Left, Clear, Right, Home, Up, Page Up.
@@ -42,6 +42,8 @@ def keys_of(records: bytes) -> Iterator[str]:
 
 
 def _pressed(code: int, character: str, control: int) -> str | None:
+    if code == _VK_ESCAPE:
+        return SpecialKey.ESCAPE  # Wine gives no character with it
     if character == "\0":
         if code in _SILENT:
             return None

@@ -260,7 +260,7 @@ def event(character: str = "\0", code: int = 0x41, *, pressed: int = 1, count: i
         (event("\r", 0x0D, control=0x100) + event("\x1b", 0x1B) + event("\x15") + event("\x03"),
          ["enter", "escape", "clear", "other"]),
         (struct.pack("<H18x", 4) + event("\t", 9) + event("\b", 8), ["tab", "backspace"]),
-        (event(code=0x70), ["other"]),
+        (event(code=0x70) + event(code=0x1B), ["other", "escape"]),
     ],
 )  # fmt: skip
 def test_keys_of_a_windows_console(records: bytes, keys: list[str]) -> None:
