@@ -144,10 +144,10 @@ class KeyDialogue:
         )
 
     def _choice_screen(self, question: RecoveryQuestion) -> KeyScreen:
-        choices = ["[T] Type the recovery password", "[K] Skip this volume"]
+        choices = ["[T] Type the password", "[K] Skip this volume"]
         choices += ["[S] Shell"] if self.config.shell else []
         if _safe_mode_offered(question):
-            choices.append("[H] Have Windows start in safe mode")
+            choices.append("[H] Windows in safe mode")
         elif question.safe_mode:
             choices.append(why_no_safe_mode(question.metadata))
         return KeyScreen(

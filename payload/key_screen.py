@@ -162,9 +162,11 @@ def _column(screen: KeyScreen, width: int, lines: int, *, coded: bool) -> list[L
     head = [_Block(lines=[((f" {clip(plain(screen.title), inner)}".ljust(width), TITLE),)])]
     if screen.locked:
         head += _locked(screen.locked, inner, coded)
-    head += [_Block(lines=_lines(wrap(fact, inner, 4), "")) for fact in screen.facts]
+    for fact in screen.facts:
+        head += [_Block(lines=[BLANK], rank=5), _Block(lines=_lines(wrap(fact, inner, 4), ""))]
     head += [_Block(lines=[BLANK], rank=4), *_answer(screen, inner)]
-    foot = [_Block(lines=_lines(wrap(screen.contact, inner, 3), DIM), rank=3)] if screen.contact else []
+    contact = [clip(part, inner) for part in _packed(screen.contact.split("   "), inner)]
+    foot = [_Block(lines=_lines(contact, DIM), rank=3)]
     foot.append(_Block(lines=_lines(wrap(screen.countdown, inner, 2), f"{BOLD};{AMBER}")))
     foot.append(_Block(lines=[((f" {clip(key, inner)}".ljust(width), KEYS),) for key in _packed(screen.keys, inner)]))
     return _fit(head, foot, lines)
@@ -249,9 +251,9 @@ def _lines(parts: Sequence[str], style: str) -> list[Line]:
 
 
 def _packed(keys: Sequence[str], inner: int) -> list[str]:
-    """Keys side by side as far as they fit."""
+    """Keys, or other short texts, side by side as far as they fit."""
     rows: list[str] = []
-    for key in map(plain, keys):
+    for key in filter(None, map(plain, keys)):
         if rows and len(rows[-1]) + 3 + len(key) <= inner:
             rows[-1] += f"   {key}"
         else:

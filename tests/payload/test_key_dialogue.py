@@ -171,7 +171,7 @@ def test_after_three_failed_attempts_the_other_ways_out_come_first() -> None:
     prompt, screen, _ = dialogue("t", PASSWORD, ENTER)
     question = replace(QUESTION, failed=3, problem="That is not this volume's recovery password.", safe_mode=True)
     assert prompt.recovery_key(question) == parse(PASSWORD)
-    for choice in ("[T] Type", "[K] Skip this volume", "[S] Shell", "[H] Have Windows start in safe mode"):
+    for choice in ("[T] Type", "[K] Skip this volume", "[S] Shell", "[H] Windows in safe mode"):
         assert choice in screen.texts()[0]
     assert "[T] Type" not in screen.texts()[-1]
 
