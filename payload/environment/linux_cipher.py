@@ -35,8 +35,9 @@ class LinuxCipher:
 
 
 def _opened(algorithm: str, key: bytes, iv: bytes, sealed: bytes, associated: bytes) -> bytes:
-    if len(sealed) < _TAG:
-        raise NotAuthentic("it is shorter than its tag")
+    size = len(associated) + len(sealed) - _TAG
+    if len(sealed) <= _TAG:
+        raise NotAuthentic("there is nothing but a tag")
     with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as cipher:
         cipher.bind(("aead", algorithm))
         cipher.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, key)
@@ -45,7 +46,8 @@ def _opened(algorithm: str, key: bytes, iv: bytes, sealed: bytes, associated: by
         with operation:
             operation.sendmsg_afalg([associated, sealed], op=socket.ALG_OP_DECRYPT, iv=iv, assoclen=len(associated))
             try:
-                opened = operation.recv(len(associated) + len(sealed))
+                # Exactly as much as comes: the kernel waits for more data until the buffer is full.
+                opened = operation.recv(size)
             except OSError as error:
                 if error.errno == errno.EBADMSG:
                     raise NotAuthentic("it was changed, or sealed with another key") from error
