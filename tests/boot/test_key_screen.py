@@ -1,6 +1,7 @@
 """The key screen on a real console: a QR reader reads its code off screenshots, and what a technician types opens.
 
-French keys in the VGA's text mode: the digit row without Shift. German keys on UEFI's framebuffer: digits and dashes.
+French keys in the VGA's text mode: the digit row without Shift. German keys on UEFI's framebuffer: digits from the row
+and from the keypad, and dashes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ SERIAL = "PF3K9Z2A"
 _LIMIT = 300
 _MIB = 1 << 20
 #: How long one password may take to arrive and to open the volume, in seconds; it is typed again where a key was lost.
-_PATIENCE = 90
+_PATIENCE = 150
 #: Keys for what a technician corrects with.
 _EDITING = {"\b": "backspace", "\x15": "ctrl u"}
+#: Half of the digits from the keypad: nobody has pressed Num Lock.
+_KEYPAD = {digit: f"kp_{digit}" for digit in "56789"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ PLACES = {
         written=lambda text: text.replace("-", "").translate(str.maketrans("1234567890", "&é\"'(-è_çà")),
         keys=FRENCH | {"'": "4", "(": "5", "_": "8"} | _EDITING,
     ),
-    "uefi-de": Place(firmware=Firmware.UEFI, keyboard="de", written=str, keys=GERMAN | _EDITING),
+    "uefi-de": Place(firmware=Firmware.UEFI, keyboard="de", written=str, keys=GERMAN | _KEYPAD | _EDITING),
 }
 
 
