@@ -27,7 +27,7 @@ from builder.errors import ImageError, OutOfTime
 from builder.run import Completed, running
 from builder.verify.readback import STORE, Difference, SeenFile, SeenVolume, compare_volume
 from builder.verify.windows_tree import Tree
-from builder.verify.wine_stand_ins import HELD, calls, put_stand_ins
+from builder.verify.wine_stand_ins import HELD, calls, keep_locked, put_stand_ins
 from builder.wine import DriveKind, WinePrefix
 from payload.contract import MEDIUM_FOLDER, QUARANTINE_FOLDER, RECEIPT_NAME, Receipt
 from payload.formats.records import RecordError, from_json
@@ -51,10 +51,20 @@ _WINE_FILES = (".windows-label", ".windows-serial")
 
 
 @dataclass(frozen=True, kw_only=True)
+class WineLock:
+    """What BitLocker makes of a volume: what its sectors begin with, and the keys that open it: recovery passwords and
+    contents of startup key files."""
+
+    sectors: bytes
+    keys: tuple[str | bytes, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class WineVolume:
     """A drive: its tree. `lettered` False: the volume is there, but has lost its drive letter when the image starts.
 
-    `read_only` are paths of files that get that attribute.
+    `read_only` are paths of files that get that attribute. `lock`: the volume is locked, and manage-bde (a stand-in)
+    unlocks it: a file that becomes a folder.
     """
 
     letter: str
@@ -63,6 +73,7 @@ class WineVolume:
     lettered: bool = True
     kind: DriveKind = DriveKind.FIXED
     read_only: tuple[str, ...] = ()
+    lock: WineLock | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +107,7 @@ class WineMachine:
         with (self._prefix.folder / "system.reg").open("a") as registry:
             registry.write(f"\n[{_MINI_NT}] 1\n")
         self._map("X", self.image)
-        self._name_volume("C", self.root("C"))
+        name_volume(self._prefix, "C", self.root("C"))
 
     def attach(self, volume: WineVolume) -> None:
         """Fill a folder with the volume's tree and make it a drive; C: is Wine's own, with the tree beside it."""
@@ -106,7 +117,9 @@ class WineMachine:
         for path in volume.read_only:
             _below(root, path).chmod(0o444)
         self._map(volume.letter, root, label=volume.label, kind=volume.kind)
-        if not volume.lettered:
+        if volume.lock is not None:
+            self._keep_locked(volume, volume.lock)
+        elif not volume.lettered:
             # Wine opens by its GUID only what lies on some drive: one with nothing but that folder in it.
             self._map(_WAY_IN, root.parent)
         self._before[volume.letter] = self.see(volume.letter)
@@ -159,7 +172,13 @@ class WineMachine:
         if letter == "C":
             return self._prefix.folder / "drive_c"
         volume = self._volumes.get(letter)
+        if volume is not None and volume.lock is not None:
+            return self._sectors(letter).with_name(f"{letter}.open")
         return self._folder / letter if volume is None or volume.lettered else self._folder / "unlettered" / letter
+
+    def is_locked(self, letter: str) -> bool:
+        """Whether a volume with a lock shows nothing but its sectors."""
+        return self._sectors(letter).is_file() and self.root(letter).is_dir()
 
     def see(self, letter: str) -> SeenVolume:
         """Everything on a drive now, as this machine sees it; of C: only what is not Wine's."""
@@ -175,6 +194,18 @@ class WineMachine:
         """The receipts in a drive's quarantine, oldest run first. Raises ImageError for one that follows no schema."""
         found = sorted(_below(self.root(letter), f"{store}\\{QUARANTINE_FOLDER}").glob(f"*/{RECEIPT_NAME}"))
         return tuple(read_receipt(path) for path in found)
+
+    def _sectors(self, letter: str) -> Path:
+        """Where a volume with a lock lies, locked or unlocked."""
+        return self._folder / "unlettered" / letter
+
+    def _keep_locked(self, volume: WineVolume, lock: WineLock) -> None:
+        place = self._sectors(volume.letter)
+        place.write_bytes(lock.sectors)
+        self._map(volume.letter, place, kind=volume.kind)
+        self._map(_WAY_IN, place.parent)
+        for key in lock.keys:
+            keep_locked(self.image, f"\\\\?\\{_volume_name(volume.letter)}\\", key, f"{_WAY_IN}:\\{volume.letter}")
 
     @contextmanager
     def _other_program(self, in_use: str) -> Iterator[None]:
@@ -193,13 +224,7 @@ class WineMachine:
 
     def _map(self, letter: str, folder: Path, *, label: str = "", kind: DriveKind = DriveKind.FIXED) -> None:
         self._prefix.map_drive(letter, folder, kind=kind, label=label or None)
-        self._name_volume(letter, folder)
-
-    def _name_volume(self, letter: str, folder: Path) -> None:
-        """Wine's server names volumes by GUIDs with the letter's code in them; to open one it needs a link."""
-        link = self._prefix.folder / "dosdevices" / f"volume{{00000000-0000-0000-0000-0000000000{ord(letter):02x}}}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.absolute(), target_is_directory=True)
+        name_volume(self._prefix, letter, folder)
 
 
 @contextmanager
@@ -212,6 +237,13 @@ def winpe_machine(folder: Path, image: Path) -> Iterator[WineMachine]:
     machine = WineMachine(folder, image)
     machine.prepare()
     yield machine
+
+
+def name_volume(prefix: WinePrefix, letter: str, place: Path) -> None:
+    """Wine's server names volumes by GUIDs with the letter's code in them; to open one it needs a link."""
+    link = prefix.folder / "dosdevices" / _volume_name(letter).lower()
+    link.unlink(missing_ok=True)
+    link.symlink_to(place.absolute(), target_is_directory=True)
 
 
 def fill(root: Path, tree: Tree) -> None:
@@ -302,6 +334,10 @@ def _attributes(path: Path) -> str:
         return os.getxattr(path, _ATTRIBUTES).decode("ascii", "replace")
     except OSError:
         return "none"
+
+
+def _volume_name(letter: str) -> str:
+    return f"Volume{{00000000-0000-0000-0000-0000000000{ord(letter):02x}}}"
 
 
 def _below(root: Path, path: str) -> Path:

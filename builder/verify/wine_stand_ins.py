@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,9 @@ STAND_INS = ("wpeinit", "wpeutil", "drvload", "manage-bde", "diskpart")
 FOLDER = "stand-ins"
 HELD = f"{FOLDER}/held.log"
 CALLS = f"{FOLDER}/calls.log"
+#: The volumes that manage-bde keeps locked (stand_in.c), and what it says in the system's language.
+_LOCKED = f"{FOLDER}/bitlocker.txt"
+_SAYS = {"done": f"{FOLDER}/manage-bde.done.txt", "refused": f"{FOLDER}/manage-bde.refused.txt"}
 _COMPILER = "x86_64-w64-mingw32-gcc"
 _PACKAGE = "gcc-mingw-w64-x86-64-win32"
 _REASON = "make programs that stand in for Windows PE's own"
@@ -38,6 +42,22 @@ def answer(image: Path, name: str, *, text: str = "", code: int = 0) -> None:
     """What the stand-in `name` prints from now on, and the exit code that it ends with."""
     (image / FOLDER / f"{name}.txt").write_text(text)
     (image / FOLDER / f"{name}.rc").write_text(str(code))
+
+
+def keep_locked(image: Path, volume: str, key: str | bytes, place: str) -> None:
+    """Let `key`, a recovery password or the content of a startup key file, open a volume; see stand_in.c."""
+    with (image / _LOCKED).open("a") as listed:
+        if isinstance(key, bytes):
+            name = f"{hashlib.sha256(key).hexdigest()[:16]}.BEK"
+            (image / FOLDER / name).write_bytes(key)
+            key = f"@X:\\{FOLDER}\\{name}"
+        listed.write(f"{volume}|{key}|{place}\n")
+
+
+def manage_bde_says(image: Path, *, done: bytes, refused: bytes) -> None:
+    """What manage-bde prints from now on, in the code page of some language."""
+    for kind, text in (("done", done), ("refused", refused)):
+        (image / _SAYS[kind]).write_bytes(text)
 
 
 def calls(image: Path) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class BootPartitions(Protocol):
 
 
 def stores_on(files: VolumeFiles) -> list[VolumePath]:
-    """The boot stores of a partition, under the names that they have there. Raises OSError."""
+    """The boot stores of a partition, under the names that they have there; none of one that cannot be read."""
     found = (_find(files, path) for path in STORES)
     return [path for path in found if path is not None]
 
@@ -42,7 +42,10 @@ def _find(files: VolumeFiles, path: VolumePath) -> VolumePath | None:
     """The file at `path` without regard to case; nothing is followed."""
     here: VolumePath = ()
     for name, kind in zip(path, (*[EntryKind.DIRECTORY] * (len(path) - 1), EntryKind.FILE), strict=True):
-        entry = next((entry for entry in files.listing(here, called(name)) if entry.kind is kind), None)
+        try:
+            entry = next((entry for entry in files.listing(here, called(name)) if entry.kind is kind), None)
+        except OSError:
+            return None
         if entry is None:
             return None
         here = (*here, entry.name)
