@@ -169,13 +169,17 @@ def _add_verify(commands: _Commands) -> None:
         "bluelift verify dist/bluelift-linux.iso\n"
         "bluelift verify dist/bluelift-linux.iso --firmware bios,uefi,secureboot --disk nvme,ahci\n"
         "bluelift verify dist/bluelift-linux.iso --as cd,usb,disk     nine boots with one file\n"
+        "bluelift verify dist/bluelift-linux.iso --bitlocker          volumes that BitLocker has locked\n"
         "bluelift verify dist/bluelift-linux.iso --firmware bios -o proof --timeout 300\n"
         "bluelift verify dist/bluelift-winpe.iso --firmware uefi --disk ahci",
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image to boot")
-    parser.add_argument("--firmware", type=_words, default=("bios", "uefi", "secureboot"), metavar="A,B", help="bios, uefi, secureboot (default: all)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--firmware", type=_words, default=(), metavar="A,B", help="bios, uefi, secureboot (default: all, with --bitlocker bios)")  # fmt: skip  # noqa: E501
     parser.add_argument("--disk", type=_words, default=("nvme",), metavar="A,B", help="controllers of the broken disk: nvme, ahci, virtio ... (default: nvme)")  # fmt: skip  # noqa: E501
-    parser.add_argument("--scenario", type=_words, default=("repair",), metavar="A,B", help="kinds of broken disks, or all (default: repair)")  # fmt: skip  # noqa: E501
+    parser.add_argument("--scenario", type=_words, default=(), metavar="A,B", help="kinds of broken disks, or all (default: repair)")  # fmt: skip  # noqa: E501
+    parser.add_argument(
+        "--bitlocker", action="store_true", help="locked disks, with keys in a vault, on sticks and CDs, and typed"
+    )
     parser.add_argument("--as", dest="attach", type=_words, default=(), metavar="A,B", help="how the image is attached: cd, usb, disk (default: cd; disk for a VHD or VHDX)")  # fmt: skip  # noqa: E501
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="seconds a boot may take (default: 180, of Windows PE 1800)")  # fmt: skip  # noqa: E501
     parser.add_argument(

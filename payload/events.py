@@ -3,7 +3,8 @@
 Every line has `event` (see contract.EventName), `run_id` and `seconds` (since the run started, a float), then the
 fields of the event's dataclass below. `{"event": "receipt", ..., "receipt": {...}}` carries the whole receipt.
 A run emits `started`, `disks`, `key-wanted` for each question on the screen, then for each volume `volume` (after
-`plan` and `acted` where something is to be done), `receipt`, and `ending` (again when a technician chooses something else).
+`plan` and `acted` where something is to be done), `receipt`, and `ending` (again when a technician chooses something
+else).
 
 A serial port sends 11,520 bytes a second, and environments give a port up that does not take a line in 5 s. So no line
 is longer than LONGEST_LINE: one that would be has its lists cut to their first items, its texts to their first

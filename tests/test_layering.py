@@ -62,6 +62,8 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.base": (7, "base"),
     "builder.verify": (8, "verify"),
     "builder.keys": (8, "keys"),
+    "builder.keys.cipher": (7, "keys"),
+    "builder.keys.vault_iso": (7, "keys"),
     "builder.usb": (7, "usb"),
     "builder.disk_forms": (7, "disk_forms"),
     "builder.packages": (8, "packages"),

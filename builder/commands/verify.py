@@ -15,11 +15,12 @@ from builder.disk_forms import DiskForm, form_of
 from builder.errors import UsageError, VerifyFailed
 from builder.verify.firmware import Firmware
 from builder.verify.guest import guest_of
+from builder.verify.locked_scenarios import LOCKED_SCENARIOS, find_scenarios
 from builder.verify.medium import raw_image
-from builder.verify.prove import VerifyRequest, check_image, verify_image
+from builder.verify.prove import VerifyRequest, check_image, verify_image, ways
 from builder.verify.qemu import Accelerator, Attach, Controller
 from builder.verify.report import NO_VERDICT, TABLE_HEADINGS, VerifyReport
-from builder.verify.scenarios import find_scenarios
+from builder.verify.scenarios import DEFAULT_SCENARIO
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -27,12 +28,13 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Boot the image as the options say. Raises VerifyFailed when a boot did not do what it should."""
     output: Path = arguments.output or arguments.image.parent / f"{arguments.image.stem}-verify"
-    firmware = _chosen(Firmware, arguments.firmware, "--firmware")
+    firmware = _chosen(Firmware, firmware_names(arguments), "--firmware")
     controllers = _chosen(Controller, arguments.disk, "--disk")
     asked = _chosen(Attach, arguments.attach, "--as")
-    find_scenarios(arguments.scenario)
+    names = scenario_names(arguments)
+    scenarios = find_scenarios(names)
     attach = asked or ((Attach.CD,) if form_of(arguments.image) is DiskForm.IMG else (Attach.DISK,))
-    check_image(arguments.image, attach)
+    check_image(arguments.image, ways(scenarios, attach))
     with raw_image(arguments.image) as raw:
         guest = guest_of(raw)
     console.expect(2)
@@ -44,7 +46,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         attach=attach,
         firmware=firmware,
         controllers=controllers,
-        scenarios=arguments.scenario,
+        scenarios=names,
         accelerator=Accelerator(arguments.accel),
         limit=arguments.timeout or guest.limit,
         memory_mib=guest.memory_mib,
@@ -84,6 +86,20 @@ def _ntfsck(arguments: argparse.Namespace, console: Console) -> tuple[str, ...]:
             return ntfsck_command(
                 workspace=cache.area("tools"), settings=settings, offline=arguments.offline, step=step
             )
+
+
+def scenario_names(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The scenarios that a command line asks for."""
+    locked = tuple(scenario.name for scenario in LOCKED_SCENARIOS) if arguments.bitlocker else ()
+    named = tuple(name for name in arguments.scenario if name not in locked)
+    return (*named, *locked) or (DEFAULT_SCENARIO,)
+
+
+def firmware_names(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The firmware that a command line asks for: usually all; for what unlocks volumes it makes no difference."""
+    usual = (Firmware.BIOS,) if arguments.bitlocker else tuple(Firmware)
+    named: tuple[str, ...] = arguments.firmware
+    return named or tuple(firmware.value for firmware in usual)
 
 
 def _chosen(kind: type[Choice], words: tuple[str, ...], option: str) -> tuple[Choice, ...]:

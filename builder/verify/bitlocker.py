@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -37,13 +37,24 @@ from payload.formats.fve import ENCRYPT_ON_WRITE_GUID, INFORMATION_GUID, REGION_
 from payload.formats.fve_entries import ProtectorKind
 from payload.formats.ntfs import parse_boot_sector
 
-__all__ = ["BitLockerPlan", "BitLockerVolume", "MadeProtector", "Room", "format_volume", "make_room", "seeded"]
+__all__ = [
+    "ROOM_FILES",
+    "BitLockerPlan",
+    "BitLockerVolume",
+    "MadeProtector",
+    "Room",
+    "format_volume",
+    "make_room",
+    "seeded",
+]
 
 _LIMIT = 60
 _AT_ONCE = 1 << 20
 _FOLDER = "System Volume Information"
 #: The names that Windows gives to the files that keep NTFS away from BitLocker's data.
 _FILES = "FVE2.{e40ad34d-dae9-4bc7-95bd-b16218c10f72}"
+#: The files that `make_room` makes, and their sizes in bytes.
+ROOM_FILES = {_FILES: VOLUME_HEADER_SIZE, **{f"{_FILES}.{number}": REGION_SIZE for number in (1, 2, 3)}}
 _KEY_BYTES = {
     EncryptionMethod.AES_CBC_128: 16,
     EncryptionMethod.AES_CBC_256: 32,
@@ -72,13 +83,17 @@ class BitLockerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class BitLockerVolume:
-    """A volume that was made. `guid` is upper-case text without braces; protectors are in the order of the plan."""
+    """A volume that was made. `guid` is upper-case text without braces; protectors are in the order of the plan.
+
+    `keys` are the volume master key and the full volume encryption key.
+    """
 
     path: Path
     guid: str
     plan: BitLockerPlan
     room: Room
     protectors: tuple[MadeProtector, ...]
+    keys: tuple[bytes, bytes] = field(repr=False)
 
     @property
     def recovery_passwords(self) -> dict[str, str]:
@@ -98,8 +113,7 @@ def make_room(volume: Path) -> Room:
     ToolFailed, and ValueError where the volume has no contiguous free space for one.
     """
     folder = f"{_FOLDER}/" if _FOLDER in _folders(volume) else ""
-    sizes = {_FILES: VOLUME_HEADER_SIZE, **{f"{_FILES}.{number}": REGION_SIZE for number in (1, 2, 3)}}
-    header, *metadata = (_place(volume, folder + name, size) for name, size in sizes.items())
+    header, *metadata = (_place(volume, folder + name, size) for name, size in ROOM_FILES.items())
     return Room(metadata=(metadata[0], metadata[1], metadata[2]), volume_header=header)
 
 
@@ -138,6 +152,7 @@ def format_volume(
         plan=plan,
         room=room,
         protectors=tuple(made for made, _ in protectors),
+        keys=(secrets.master_key, secrets.volume_key),
     )
 
 

@@ -6,23 +6,24 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.disk_forms import DiskForm
 from builder.errors import ToolFailed
 from builder.run import command_line
-from builder.verify.disks import BrokenDisk, copy_disk, extract_partition, first_difference, make_disk
+from builder.verify.disks import BrokenDisk, copy_disk, make_disk
 from builder.verify.firmware import Firmware, FirmwareFiles
-from builder.verify.machine import Ended, GuestEvent, Machine, started, state_folder
+from builder.verify.judge import Evidence, Template, judge, look
+from builder.verify.machine import GuestEvent, Machine, started, state_folder
 from builder.verify.medium import as_raw, check_medium
 from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
-from builder.verify.readback import STORE, SeenVolume, compare_volume, read_file, read_volume
-from builder.verify.report import NO_VERDICT, BootReport, Check, comparison_text, write_beside
-from builder.verify.scenarios import Afterwards, Expectation, Scenario
-from builder.verify.windows_tree import Fate
-from payload.contract import QUARANTINE_FOLDER, RECEIPT_NAME, EventName, FileOutcome, Receipt, Verdict
+from builder.verify.readback import read_file
+from builder.verify.report import NO_VERDICT, BootReport, comparison_text, write_beside
+from builder.verify.scenarios import Scenario
+from builder.verify.unlocked import WINDOWS_VOLUME
+from payload.contract import QUARANTINE_FOLDER, RECEIPT_NAME, EventName, Receipt, Verdict
 from payload.formats.records import RecordError, from_json
 
 _DRAW_SECONDS = 1.0
@@ -50,41 +51,10 @@ class BootSettings:
     serial_port: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A disk as made for a scenario, never booted, and its Windows volume as other programs see it.
-
-    `store` is where Bluelift is expected to keep things on it.
-    """
-
-    disk: BrokenDisk
-    seen: SeenVolume | None
-    store: str = STORE
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What one machine left behind. `receipt` is None where none came, `receipt_problem` then says why.
-
-    `after` is the Windows volume as other programs see it (None where it is not NTFS), `unreadable` why they cannot.
-    """
-
-    disk: BrokenDisk
-    nonce: str
-    ended: Ended
-    reached_payload: bool
-    receipt: Receipt | None
-    receipt_problem: str
-    receipt_seconds: float | None
-    seconds: float
-    after: SeenVolume | None = None
-    unreadable: str = ""
-
-
 def make_template(scenario: Scenario, *, settings: BootSettings, scratch: Path) -> Template:
     """Make the scenario's disk in `scratch` and look at it before it is booted."""
     disk = make_disk(scenario.disk_plan(), scratch / f"{scenario.name}.raw")
-    return Template(disk=disk, seen=_look(disk, settings=settings, scratch=scratch), store=scenario.store)
+    return Template(disk=disk, seen=look(disk, ntfsck=settings.ntfsck, scratch=scratch), store=scenario.store)
 
 
 def boot_scenario(
@@ -109,7 +79,7 @@ def boot_scenario(
             pristine_medium = medium
             if settings.attach is not Attach.CD:
                 pristine_medium = Path(shutil.copyfile(medium, state / "pristine-medium"))
-            config = _machine_config(state, disk, medium, firmware=firmware, controller=controller, settings=settings)
+            config = machine_config(state, disk, medium, firmware=firmware, controller=controller, settings=settings)
             for attempt in range(1, settings.retries + 2):
                 evidence = run_machine(config, disk, firmware=firmware, settings=settings, folder=evidence_folder)
                 if evidence.reached_payload or attempt > settings.retries:
@@ -147,9 +117,18 @@ def boot_scenario(
 
 
 def run_machine(
-    config: MachineConfig, disk: BrokenDisk, *, firmware: FirmwareFiles, settings: BootSettings, folder: Path
+    config: MachineConfig,
+    disk: BrokenDisk,
+    *,
+    firmware: FirmwareFiles,
+    settings: BootSettings,
+    folder: Path,
+    attend: Callable[[Machine], object] = lambda _: None,
 ) -> Evidence:
-    """Boot once: wait for the receipt, look at the screen, press a key, wait for the end. Fills `folder`."""
+    """Boot once: wait for the receipt, look at the screen, press a key, wait for the end. Fills `folder`.
+
+    `attend` does what somebody at the machine does until the receipt comes.
+    """
     if firmware.variables is not None and config.variables is not None:
         shutil.copyfile(firmware.variables, config.variables)
     config.serial_log.unlink(missing_ok=True)
@@ -157,6 +136,7 @@ def run_machine(
     write_beside(folder / "qemu-argv.txt", command_line(machine_argv(config)) + "\n")
     try:
         with started(config, qemu_log=folder / "qemu.log") as machine:
+            attend(machine)
             event = machine.wait_for_event(EventName.RECEIPT, limit=settings.limit)
             machine.watch(_DRAW_SECONDS)
             machine.screenshot(folder / "screen.png")
@@ -185,7 +165,7 @@ def run_machine(
 def read_back(evidence: Evidence, template: Template, *, settings: BootSettings, scratch: Path) -> Evidence:
     """Add what other programs see on the disk. Where no receipt came by serial port, the one on the disk counts."""
     try:
-        after = _look(evidence.disk, settings=settings, scratch=scratch)
+        after = look(evidence.disk, ntfsck=settings.ntfsck, scratch=scratch)
     except ToolFailed as error:
         return replace(evidence, unreadable=error.message)
     evidence = replace(evidence, after=after)
@@ -194,20 +174,10 @@ def read_back(evidence: Evidence, template: Template, *, settings: BootSettings,
     )
 
 
-def judge(evidence: Evidence, expectation: Expectation, template: Template, pristine: BrokenDisk) -> tuple[Check, ...]:
-    """Everything that must be true after a boot. `pristine` is the disk right before it."""
-    if evidence.unreadable:
-        return (_same("the volume can be read back", "every file of it", evidence.unreadable),)
-    return (
-        *_check_receipt(evidence, expectation, template),
-        *_check_disk(evidence.disk, expectation, template, pristine, evidence.after),
-    )
-
-
 # --- running ---------------------------------------------------------------------------------------------------------
 
 
-def _machine_config(
+def machine_config(
     state: Path,
     disk: BrokenDisk,
     medium: Path,
@@ -259,14 +229,7 @@ def _receipt_of(data: object) -> tuple[Receipt | None, str]:
         return None, f"the receipt does not follow its schema: {error}"
 
 
-# --- judging ---------------------------------------------------------------------------------------------------------
-
-
-def _look(disk: BrokenDisk, *, settings: BootSettings, scratch: Path) -> SeenVolume | None:
-    if not disk.holds_ntfs:
-        return None
-    volume = extract_partition(disk.path, disk.windows, scratch / "windows.ntfs")
-    return read_volume(volume, ntfsck=settings.ntfsck)
+# --- reading back -----------------------------------------------------------------------------------------------------
 
 
 def _with_receipt_from_disk(evidence: Evidence, store: str, *, scratch: Path) -> Evidence:
@@ -275,122 +238,13 @@ def _with_receipt_from_disk(evidence: Evidence, store: str, *, scratch: Path) ->
         if not file.path.startswith(f"{store}\\{QUARANTINE_FOLDER}\\") or not file.path.endswith("\\" + RECEIPT_NAME):
             continue
         try:
-            data = json.loads(read_file(scratch / "windows.ntfs", file.path))
+            data = json.loads(read_file(scratch / WINDOWS_VOLUME, file.path))
         except ValueError:
             continue
         receipt, problem = _receipt_of(data)
         if receipt is not None and receipt.host.smbios_uuid.lower() == evidence.nonce.lower():
             return replace(evidence, receipt=receipt, receipt_problem=problem)
     return evidence
-
-
-def _check_receipt(evidence: Evidence, expectation: Expectation, template: Template) -> Iterator[Check]:
-    receipt = evidence.receipt
-    yield Check(
-        name="a receipt arrived",
-        passed=receipt is not None,
-        expected="a receipt by serial port or on the disk",
-        seen=evidence.receipt_problem or "a receipt",
-    )
-    yield Check(
-        name="the machine came to a normal end",
-        passed=evidence.ended.normal,
-        expected="powered off or restarted by the guest",
-        seen=evidence.ended.value,
-    )
-    if receipt is None:
-        return
-    seen_nonce = receipt.host.smbios_uuid.lower()
-    yield _same("the receipt carries the nonce", evidence.nonce.lower(), seen_nonce)
-    yield Check(
-        name="the verdict",
-        passed=receipt.verdict is expectation.verdict,
-        expected=expectation.verdict.headline,
-        seen=f"{receipt.verdict.headline}: {receipt.sentence}",
-    )
-    yield Check(
-        name="the disk is listed",
-        passed=any(disk.size == template.disk.path.stat().st_size for disk in receipt.disks),
-        expected=f"a disk of {template.disk.path.stat().st_size} bytes",
-        seen=", ".join(f"{disk.id}: {disk.size}" for disk in receipt.disks) or "none",
-    )
-    if expectation.verdict is Verdict.REPAIRED is receipt.verdict:
-        yield from _check_files_in_receipt(receipt, template)
-
-
-def _check_files_in_receipt(receipt: Receipt, template: Template) -> Iterator[Check]:
-    installations = [found for volume in receipt.volumes for found in volume.installations]
-    reported = {
-        record.path: record
-        for installation in installations
-        for record in installation.files
-        if record.outcome is FileOutcome.QUARANTINED
-    }
-    wanted = {"\\" + file.path: file for file in template.disk.plan.tree.files if file.fate is Fate.QUARANTINED}
-    for path, file in wanted.items():
-        record = reported.get(path)
-        yield Check(
-            name=f"the receipt names {path}",
-            passed=record is not None and record.sha256 == file.sha256,
-            expected=f"quarantined, sha256 {file.sha256}",
-            seen=f"{record.outcome.value}, sha256 {record.sha256}" if record else "nothing",
-        )
-    surplus = sorted(set(reported) - set(wanted))
-    yield _same("the receipt names nothing else as quarantined", "nothing", ", ".join(surplus) or "nothing")
-
-
-def _check_disk(
-    disk: BrokenDisk,
-    expectation: Expectation,
-    template: Template,
-    pristine: BrokenDisk,
-    after: SeenVolume | None,
-) -> Iterator[Check]:
-    if expectation.afterwards is Afterwards.UNTOUCHED:
-        yield _check_bytes("the whole disk is byte-identical", disk, pristine, skip_windows=False)
-        return
-    yield _check_bytes("everything outside the Windows partition is byte-identical", disk, pristine, skip_windows=True)
-    if after is None or template.seen is None:
-        raise AssertionError("a volume that NTFS tools cannot read can only be expected to be untouched")
-    yield _same("ntfsck", "no errors", after.ntfsck or "no errors")
-    flag = {True: "flagged for chkdsk", False: "not flagged"}
-    yield _same("the volume's dirty flag", flag[expectation.flagged], flag[after.dirty])
-    tree = template.disk.plan.tree
-    differences = compare_volume(
-        tree if expectation.afterwards is Afterwards.REPAIRED else tree.all_kept(),
-        template.seen,
-        after,
-        store=template.store,
-    )
-    for difference in differences[:_SHOWN]:
-        yield Check(name=difference.path, passed=False, expected=difference.expected, seen=difference.seen)
-    yield Check(
-        name="every file on the volume",
-        passed=not differences,
-        expected=f"{len(tree.files)} files, each with its fate: {_fates(disk, expectation)}",
-        seen=f"{len(differences)} differences",
-    )
-
-
-def _check_bytes(name: str, disk: BrokenDisk, pristine: BrokenDisk, *, skip_windows: bool) -> Check:
-    where = first_difference(pristine.path, disk.path, skip=disk.windows if skip_windows else None)
-    return Check(
-        name=name,
-        passed=where is None,
-        expected="no difference",
-        seen="no difference" if where is None else f"the first difference is at byte {where}",
-    )
-
-
-def _fates(disk: BrokenDisk, expectation: Expectation) -> str:
-    files = disk.plan.tree.files
-    repaired = expectation.afterwards is Afterwards.REPAIRED
-    gone = sum(1 for file in files if repaired and file.fate is Fate.QUARANTINED)
-    return f"{gone} quarantined, {len(files) - gone} byte-identical"
-
-
-def _same(name: str, expected: str, seen: str) -> Check:
-    return Check(name=name, passed=expected == seen, expected=expected, seen=seen)
 
 
 def image_sha256(image: Path) -> str:

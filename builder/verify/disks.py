@@ -12,13 +12,22 @@ import struct
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from builder.media.fat import FatFile, fat_image
 from builder.media.gpt import BASIC_DATA, EFI_SYSTEM, MICROSOFT_RESERVED, WINDOWS_RECOVERY, GptPartition, write_gpt
+from builder.verify.bitlocker import (
+    ROOM_FILES,
+    BitLockerPlan,
+    BitLockerVolume,
+    format_volume,
+    make_room,
+    seeded,
+)
 from builder.verify.ntfs_volume import NtfsPatcher, make_volume
-from builder.verify.windows_tree import Tree, noise, program_bytes, recovery_volume
+from builder.verify.windows_tree import Tree, TreeFile, noise, program_bytes, recovery_volume
 
 SECTOR = 512
 _MIB = 1 << 20
@@ -34,16 +43,16 @@ class Mark(enum.StrEnum):
     DIRTY_FLAG = "dirty-flag"
     BROKEN_JOURNAL = "broken-journal"
     RAID_MEMBER = "raid-member"
-    BITLOCKER = "bitlocker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiskPlan:
-    """What a disk shall hold. `windows_size` is in bytes."""
+    """What a disk shall hold. `windows_size` is in bytes. The Windows volume is locked as `lock` says."""
 
     tree: Tree
     marks: tuple[Mark, ...] = ()
     windows_size: int = 200 * _MIB
+    lock: BitLockerPlan | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +66,12 @@ class DiskPartition:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenDisk:
-    """A disk that was made, and what is on it."""
+    """A disk that was made, and what is on it. `locked` has the keys of a Windows volume that is locked."""
 
     path: Path
     plan: DiskPlan
     partitions: tuple[DiskPartition, ...]
+    locked: BitLockerVolume | None = None
 
     def partition(self, name: str) -> DiskPartition:
         """The partition called `name`."""
@@ -71,11 +81,6 @@ class BrokenDisk:
     def windows(self) -> DiskPartition:
         """The partition that Windows is on."""
         return self.partition("windows")
-
-    @property
-    def holds_ntfs(self) -> bool:
-        """Whether the Windows partition can be read by NTFS tools."""
-        return Mark.BITLOCKER not in self.plan.marks
 
 
 def make_disk(plan: DiskPlan, path: Path) -> BrokenDisk:
@@ -96,7 +101,7 @@ def make_disk(plan: DiskPlan, path: Path) -> BrokenDisk:
         made = BrokenDisk(path=path, plan=plan, partitions=partitions)
         _write_sparse(disk, made.partition("esp").start, _esp(made.partition("esp").size))
         _write_ntfs(disk, made.partition("recovery"), label="Recovery", tree=recovery_volume(), beside=path)
-        _write_windows(disk, made, beside=path)
+        made = _write_windows(disk, made, beside=path)
         if Mark.RAID_MEMBER in plan.marks:
             _write_at(disk, disk_end - 2 * SECTOR, _intel_raid_metadata())
     return made
@@ -189,46 +194,53 @@ def _esp(size: int) -> bytes:
     return fat_image(files, label="SYSTEM", serial=0x0291_2024, epoch=_EPOCH, size=size)
 
 
-def _write_windows(disk: BinaryIO, made: BrokenDisk, *, beside: Path) -> None:
-    marks = made.plan.marks
-    if Mark.BITLOCKER in marks:
-        _write_bitlocker(disk, made.windows)
-        return
-    _write_ntfs(disk, made.windows, label="Windows", tree=made.plan.tree, beside=beside)
-    patcher = NtfsPatcher(disk, start=made.windows.start)
-    if Mark.BROKEN_JOURNAL in marks:
-        patcher.break_journal()
-    if Mark.DIRTY_FLAG in marks:
-        patcher.set_dirty()
+def _write_windows(disk: BinaryIO, made: BrokenDisk, *, beside: Path) -> BrokenDisk:
+    volume = _ntfs(made.windows, label="Windows", tree=made.plan.tree, beside=beside)
+    room = make_room(volume) if made.plan.lock else None
+    with volume.open("rb+") as stream:
+        patcher = NtfsPatcher(stream)
+        if Mark.BROKEN_JOURNAL in made.plan.marks:
+            patcher.break_journal()
+        if Mark.DIRTY_FLAG in made.plan.marks:
+            patcher.set_dirty()
+    if made.plan.lock and room:
+        locked = volume.with_suffix(".locked")
+        # Seeded, so that a disk is the same every time it is made.
+        random = seeded(f"{made.plan.lock.description} {beside.name}".encode())
+        made = replace(
+            made,
+            plan=replace(made.plan, tree=made.plan.tree.with_files(*_room_files())),
+            locked=format_volume(volume, locked, made.plan.lock, room=room, random=random),
+        )
+        locked.replace(volume)
+    _move_into(disk, made.windows, volume)
+    return made
+
+
+def _room_files() -> Iterator[TreeFile]:
+    """BitLocker's own files: who opens the volume reads zeros."""
+    for name, size in ROOM_FILES.items():
+        yield TreeFile(path=name, content=bytes(size), modified=datetime.fromtimestamp(_EPOCH, UTC))
 
 
 def _write_ntfs(disk: BinaryIO, partition: DiskPartition, *, label: str, tree: Tree, beside: Path) -> None:
+    _move_into(disk, partition, _ntfs(partition, label=label, tree=tree, beside=beside))
+
+
+def _ntfs(partition: DiskPartition, *, label: str, tree: Tree, beside: Path) -> Path:
+    """The volume in a file of its own; its boot sector says already where on the disk it will lie."""
     volume = beside.with_name(f"{beside.name}.{partition.name}.ntfs")
     make_volume(volume, size=partition.size, label=label, tree=tree)
+    with volume.open("rb+") as stream:
+        for sector in (0, partition.size - SECTOR):
+            _write_at(stream, sector + 0x1C, struct.pack("<I", partition.start // SECTOR))
+    return volume
+
+
+def _move_into(disk: BinaryIO, partition: DiskPartition, volume: Path) -> None:
     with volume.open("rb") as source:
         _copy_data(source, disk, start=0, size=partition.size, to=partition.start)
-    # The volume was made in a file of its own; its boot sector must say where on the disk it lies now.
-    _write_at(disk, partition.start + 0x1C, struct.pack("<I", partition.start // SECTOR))
-    _write_at(disk, partition.start + partition.size - SECTOR + 0x1C, struct.pack("<I", partition.start // SECTOR))
     volume.unlink()
-
-
-def _write_bitlocker(disk: BinaryIO, partition: DiskPartition) -> None:
-    """What a locked volume shows: the boot sector, three metadata blocks that say -FVE-FS-, and noise."""
-    boot = bytearray(SECTOR)
-    boot[0:11] = b"\xeb\x58\x90-FVE-FS-"
-    struct.pack_into("<HB", boot, 11, SECTOR, 8)
-    boot[0x15] = 0xF8
-    struct.pack_into("<HHI", boot, 0x18, 63, 255, partition.start // SECTOR)
-    boot[0xA0:0xB0] = uuid.UUID("4967d63b-2e29-4ad8-8399-f6a339e3d001").bytes_le
-    blocks = (34 * _MIB, 70 * _MIB, 106 * _MIB)
-    struct.pack_into("<QQQ", boot, 0xB0, *blocks)
-    boot[510:512] = b"\x55\xaa"
-    _write_at(disk, partition.start, bytes(boot))
-    _write_at(disk, partition.start + 16 * SECTOR, noise("ciphertext", 2 * _MIB))
-    for block in blocks:
-        header = struct.pack("<8sHHHH", b"-FVE-FS-", 0x40, 2, 4, 4) + struct.pack("<Q", partition.size) + bytes(8)
-        _write_at(disk, partition.start + block, header + struct.pack("<QQQ", *blocks) + noise("metadata", 4096))
 
 
 def _intel_raid_metadata() -> bytes:

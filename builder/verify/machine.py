@@ -131,10 +131,10 @@ class Machine:
         beside.replace(path)
         return True
 
-    def press(self, key: str) -> None:
-        """Press one key, named as QEMU names it ("r", "ret"). A machine that has ended does not mind."""
+    def press(self, *keys: str) -> None:
+        """Press keys at once, named as QEMU names them ("r", "ret", "ctrl"). A machine that has ended does not mind."""
         try:
-            self._qmp.execute("send-key", keys=[{"type": "qcode", "data": key}])
+            self._qmp.execute("send-key", keys=[{"type": "qcode", "data": key} for key in keys])
         except (QmpError, TimeoutError):
             self._observe(0)
 

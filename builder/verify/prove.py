@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from builder.disk_forms import DiskForm, form_of
 from builder.errors import ImageError, OutputError, UsageError
 from builder.media.gpt_move import NoTable
 from builder.verify.boot import BootSettings, boot_scenario, image_sha256, make_template
-from builder.verify.firmware import Firmware, find_firmware
+from builder.verify.firmware import Firmware, FirmwareFiles, find_firmware
+from builder.verify.locked_boot import boot_host, make_host
+from builder.verify.locked_scenarios import LockedScenario, find_scenarios
 from builder.verify.machine import state_folder
 from builder.verify.medium import raw_image, read_volumes
 from builder.verify.qemu import Accelerator, Attach, Controller, qemu_version
 from builder.verify.report import BootReport, VerifyReport, write_report
-from builder.verify.scenarios import DEFAULT_SCENARIO, find_scenarios
+from builder.verify.scenarios import DEFAULT_SCENARIO, Scenario
 
 _SMALLEST_IMAGE = 1 << 20
 _VOLUME_DESCRIPTOR = 16 * 2048
@@ -49,8 +52,8 @@ def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
     The caller decides what a report that did not pass means. Raises ImageError for a file that is no image, ToolMissing
     for QEMU, OVMF or the NTFS tools, OutputError, UsageError.
     """
-    check_image(request.image, request.attach)
     scenarios = find_scenarios(request.scenarios)
+    check_image(request.image, ways(scenarios, request.attach))
     firmwares = [find_firmware(kind) for kind in request.firmware]
     version = qemu_version()
     step.note(version)
@@ -70,23 +73,19 @@ def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
         retries=request.retries,
         serial_port=request.serial_port,
     )
-    combinations = list(itertools.product(request.attach, firmwares, request.controllers))
-    total = len(scenarios) * len(combinations)
     reports: list[BootReport] = []
-    done = 0
+    planned = [
+        (scenario, list(itertools.product(_ways(scenario, request.attach), firmwares, request.controllers)))
+        for scenario in scenarios
+    ]
+    done, total = 0, sum(len(combinations) for _, combinations in planned)
     step.progress(done, total, "boots")
     with state_folder() as scratch:
-        for scenario in scenarios:
-            template = make_template(scenario, settings=settings, scratch=scratch)
+        for scenario, combinations in planned:
+            boots = _prepared(scenario, settings, scratch)
             for attach, firmware, controller in combinations:
-                for report in boot_scenario(
-                    scenario,
-                    template,
-                    firmware=firmware,
-                    controller=controller,
-                    settings=replace(settings, attach=attach),
-                    folder=request.output / _folder_name(scenario.name, attach, firmware.kind, controller),
-                ):
+                where = request.output / _folder_name(scenario.name, attach, firmware.kind, controller)
+                for report in boots(firmware, controller, attach, where):
                     reports.append(report)
                     step.note(" · ".join(cell for cell in report.table_row() if cell))
                 done += 1
@@ -100,6 +99,44 @@ def verify_image(request: VerifyRequest, *, step: Step) -> VerifyReport:
     )
     write_report(result)
     return result
+
+
+#: Firmware, the first disk's controller, how the image is attached, folder for the evidence -> a report a boot.
+_Boots = Callable[[FirmwareFiles, Controller, Attach, Path], Iterable[BootReport]]
+
+
+def _prepared(scenario: Scenario | LockedScenario, settings: BootSettings, scratch: Path) -> _Boots:
+    """The scenario's disks, made, and how they are booted."""
+    if isinstance(scenario, LockedScenario):
+        host = make_host(scenario, settings=settings, scratch=scratch)
+        return lambda firmware, controller, attach, folder: [
+            boot_host(
+                scenario,
+                host,
+                firmware=firmware,
+                controller=controller,
+                settings=replace(settings, attach=attach),
+                folder=folder,
+            )
+        ]
+    template = make_template(scenario, settings=settings, scratch=scratch)
+    return lambda firmware, controller, attach, folder: boot_scenario(
+        scenario,
+        template,
+        firmware=firmware,
+        controller=controller,
+        settings=replace(settings, attach=attach),
+        folder=folder,
+    )
+
+
+def ways(scenarios: Iterable[Scenario | LockedScenario], attach: tuple[Attach, ...]) -> tuple[Attach, ...]:
+    """How the image will be given to machines, where `attach` is asked for: some scenarios know but one way."""
+    return tuple(dict.fromkeys(way for scenario in scenarios for way in _ways(scenario, attach)))
+
+
+def _ways(scenario: Scenario | LockedScenario, attach: tuple[Attach, ...]) -> tuple[Attach, ...]:
+    return scenario.ways(attach) if isinstance(scenario, LockedScenario) else attach
 
 
 def check_image(image: Path, attach: tuple[Attach, ...] = (Attach.CD,)) -> None:

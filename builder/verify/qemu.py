@@ -6,6 +6,7 @@ TCG, one processor and `-cpu max` are what booted Debian kernels and OVMF reliab
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ class MachineConfig:
 
     Give `image` or `direct`, or neither (a machine without anything to boot). Attached as USB stick or disk, the guest
     may write to `image`, which lies in the form `image_form`. `incoming` is a saved machine state. `write_log`, an
-    empty file, receives every write to the disk (builder.verify.write_log).
+    empty file, receives every write to the disk (builder.verify.write_log). `more_disks` hang on virtio beside it,
+    `sticks` are raw images of USB sticks, `discs` are ISO images in CD drives.
     """
 
     firmware: Firmware
@@ -88,6 +90,9 @@ class MachineConfig:
     direct: DirectKernel | None = None
     incoming: Path | None = None
     write_log: Path | None = None
+    more_disks: tuple[Path, ...] = ()
+    sticks: tuple[Path, ...] = ()
+    discs: tuple[Path, ...] = ()
     paused: bool = False
     serial_port: bool = True
     memory_mib: int = 1024
@@ -114,6 +119,9 @@ def machine_argv(config: MachineConfig) -> tuple[str, ...]:
         *_image(config),
         *_direct(config),
         *_disk(config),
+        *_more_disks(config.more_disks),
+        *_sticks(config.sticks),
+        *_discs(config.discs),
         *(("-incoming", f"exec:cat {_shell_word(config.incoming)}") if config.incoming else ()),
         *(("-S",) if config.paused else ()),
     )
@@ -203,6 +211,26 @@ def _disk(config: MachineConfig) -> tuple[str, ...]:
         *_disk_backend(config.disk, config.write_log),
         *(word for device in devices for word in ("-device", device)),
     )
+
+
+def _more_disks(disks: Sequence[Path]) -> Iterator[str]:
+    for number, disk in enumerate(disks, 1):
+        yield from ("-drive", f"file={_value(str(disk))},format=raw,if=none,id=disk{number},discard=ignore")
+        yield from ("-device", f"virtio-blk-pci,drive=disk{number},serial=BLUELIFT-DISK{number}")
+
+
+def _sticks(sticks: Sequence[Path]) -> Iterator[str]:
+    yield from ("-device", "qemu-xhci,id=stickbus") if sticks else ()
+    for number, stick in enumerate(sticks):
+        yield from ("-drive", f"file={_value(str(stick))},format=raw,if=none,id=stick{number}")
+        yield from ("-device", f"usb-storage,drive=stick{number},bus=stickbus.0,removable=on")
+
+
+def _discs(discs: Sequence[Path]) -> Iterator[str]:
+    yield from ("-device", "ahci,id=discbus") if discs else ()
+    for number, disc in enumerate(discs):
+        yield from ("-drive", f"file={_value(str(disc))},format=raw,media=cdrom,if=none,id=disc{number},readonly=on")
+        yield from ("-device", f"ide-cd,drive=disc{number},bus=discbus.{number}")
 
 
 def _disk_backend(disk: Path, write_log: Path | None) -> tuple[str, ...]:

@@ -19,12 +19,13 @@ import builder
 from builder.console import Step
 from builder.run import run
 from builder.verify import second_run
-from builder.verify.boot import BootSettings, Template, make_template
+from builder.verify.boot import BootSettings, make_template
 from builder.verify.disks import extract_partition
+from builder.verify.judge import Template
 from builder.verify.machine import state_folder
 from builder.verify.populate import REASON
 from builder.verify.readback import Difference
-from builder.verify.scenarios import find_scenarios
+from builder.verify.scenarios import REPAIR
 from builder.verify.torture import Rig, TortureRequest, direct_kernel, judge_volume
 from builder.verify.write_log import Write
 from payload.contract import Verdict
@@ -54,9 +55,8 @@ def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
     The seed says which. Raises what `builder.verify.torture.cut_power` raises.
     """
     settings = BootSettings(image=request.image, ntfsck=request.ntfsck, memory_mib=request.memory_mib)
-    (scenario,) = find_scenarios(["repair"])
     with state_folder() as state:
-        template = make_template(scenario, settings=settings, scratch=state)
+        template = make_template(REPAIR, settings=settings, scratch=state)
         direct = direct_kernel(request.image, state)
         writes = Rig(state=state, template=template, direct=direct, request=request).record()
         untouched = extract_partition(template.disk.path, template.disk.windows, state / "untouched.ntfs")

@@ -6,10 +6,9 @@ The expectations are written by hand from the issue and from FACTS, independentl
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from builder.errors import UsageError
 from builder.verify.disks import DiskPlan, Mark
 from builder.verify.readback import STORE
 from builder.verify.windows_tree import (
@@ -68,13 +67,14 @@ _REPAIRED = Expectation(verdict=Verdict.REPAIRED, afterwards=Afterwards.REPAIRED
 _REPAIRED_AND_FLAGGED = Expectation(verdict=Verdict.REPAIRED, afterwards=Afterwards.REPAIRED, flagged=True)
 _HIBERNATED = TreeFile(path="hiberfil.sys", content=b"HIBR" + noise("hiberfil", 100_000), modified=RELEASED)
 
+REPAIR = Scenario(
+    name="repair",
+    title="two installations with channel files of every class",
+    tree=broken_windows,
+    boots=(_REPAIRED,),
+)
 SCENARIOS: tuple[Scenario, ...] = (
-    Scenario(
-        name="repair",
-        title="two installations with channel files of every class",
-        tree=broken_windows,
-        boots=(_REPAIRED,),
-    ),
+    REPAIR,
     Scenario(
         name="second-run",
         title="a repaired host with the medium left in",
@@ -121,13 +121,6 @@ SCENARIOS: tuple[Scenario, ...] = (
         boots=(Expectation(verdict=Verdict.LEFT_ALONE, afterwards=Afterwards.UNTOUCHED),),
     ),
     Scenario(
-        name="bitlocker-locked",
-        title="a BitLocker volume without a key",
-        tree=lambda: Tree(files=()),
-        marks=(Mark.BITLOCKER,),
-        boots=(Expectation(verdict=Verdict.NEEDS_A_KEY, afterwards=Afterwards.UNTOUCHED),),
-    ),
-    Scenario(
         name="reparse-windows",
         title="the Windows folder is a junction to elsewhere",
         tree=reparse_windows,
@@ -142,15 +135,4 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
 )
 
-DEFAULT_SCENARIO = "repair"
-
-
-def find_scenarios(names: Sequence[str]) -> tuple[Scenario, ...]:
-    """The scenarios with these names; "all" stands for every one. Raises UsageError for a name that is none."""
-    by_name = {scenario.name: scenario for scenario in SCENARIOS}
-    if "all" in names:
-        return SCENARIOS
-    unknown = [name for name in names if name not in by_name]
-    if unknown:
-        raise UsageError(f"no such scenario: {', '.join(unknown)}", hint=f"There are: {', '.join(by_name)}, all.")
-    return tuple(by_name[name] for name in names)
+DEFAULT_SCENARIO = REPAIR.name

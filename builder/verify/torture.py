@@ -22,14 +22,15 @@ from pycdlib.pycdlibexception import PyCdlibException
 
 from builder.console import Step
 from builder.errors import ImageError, VerifyFailed
-from builder.verify.boot import BootSettings, Template, make_template, random_nonce
+from builder.verify.boot import BootSettings, make_template, random_nonce
 from builder.verify.disks import BrokenDisk, copy_disk, extract_partition
 from builder.verify.firmware import Firmware
+from builder.verify.judge import Template
 from builder.verify.machine import Machine, started, state_folder
 from builder.verify.qemu import Controller, DirectKernel, MachineConfig
 from builder.verify.readback import Difference, check_volume, compare_volume, read_volume, repair_volume
 from builder.verify.report import write_beside
-from builder.verify.scenarios import find_scenarios
+from builder.verify.scenarios import REPAIR
 from builder.verify.write_log import Write, read_write_log
 from payload.contract import EventName, Verdict
 
@@ -105,11 +106,10 @@ def cut_power(request: TortureRequest, *, step: Step) -> TortureReport:
     request.output.mkdir(parents=True, exist_ok=True)
     moments = random.Random(request.seed)
     settings = BootSettings(image=request.image, ntfsck=request.ntfsck, memory_mib=request.memory_mib)
-    (scenario,) = find_scenarios(["repair"])
     step.note(f"seed {request.seed}")
     cuts: list[PowerCut] = []
     with state_folder() as state:
-        template = make_template(scenario, settings=settings, scratch=state)
+        template = make_template(REPAIR, settings=settings, scratch=state)
         rig = Rig(state=state, template=template, direct=direct_kernel(request.image, state), request=request)
         rig.save_states()
         timing = rig.undisturbed()

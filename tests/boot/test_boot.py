@@ -25,7 +25,6 @@ SCENARIO = [
     Boot(scenario="broken-journal", disk="virtio", attach="disk", form="vhdx", firmware="uefi"),
     Boot(scenario="hibernated", disk="uas"),
     Boot(scenario="raid-member", disk="ahci", attach="usb"),
-    Boot(scenario="bitlocker-locked", disk="virtio-scsi", attach="usb", firmware="secureboot"),
     Boot(scenario="reparse-windows", disk="usb"),
     Boot(scenario="planted-store", disk="lsi", attach="disk", form="vhd"),
 ]

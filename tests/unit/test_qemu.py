@@ -113,6 +113,29 @@ def test_a_log_of_writes_lies_between_the_machine_and_its_disk() -> None:
     assert not any("id=disk," in word for word in argv)
 
 
+def test_more_disks_sticks_and_discs() -> None:
+    config = replace(
+        CONFIG,
+        more_disks=(Path("/s/one,.raw"), Path("/s/two.raw")),
+        sticks=(Path("/s/keys.img"), Path("/s/words.img")),
+        discs=(Path("/s/keys.iso"),),
+    )
+    assert machine_argv(config)[len(machine_argv(CONFIG)) :] == (
+        *("-drive", "file=/s/one,,.raw,format=raw,if=none,id=disk1,discard=ignore"),
+        *("-device", "virtio-blk-pci,drive=disk1,serial=BLUELIFT-DISK1"),
+        *("-drive", "file=/s/two.raw,format=raw,if=none,id=disk2,discard=ignore"),
+        *("-device", "virtio-blk-pci,drive=disk2,serial=BLUELIFT-DISK2"),
+        *("-device", "qemu-xhci,id=stickbus"),
+        *("-drive", "file=/s/keys.img,format=raw,if=none,id=stick0"),
+        *("-device", "usb-storage,drive=stick0,bus=stickbus.0,removable=on"),
+        *("-drive", "file=/s/words.img,format=raw,if=none,id=stick1"),
+        *("-device", "usb-storage,drive=stick1,bus=stickbus.0,removable=on"),
+        *("-device", "ahci,id=discbus"),
+        *("-drive", "file=/s/keys.iso,format=raw,media=cdrom,if=none,id=disc0,readonly=on"),
+        *("-device", "ide-cd,drive=disc0,bus=discbus.0"),
+    )
+
+
 def test_a_kernel_of_its_own() -> None:
     direct = DirectKernel(kernel=Path("/k"), initrd=Path("/r"), append="console=ttyS0 quiet")
     argv = machine_argv(replace(CONFIG, image=None, direct=direct))
@@ -161,6 +184,30 @@ def test_qemu_accepts_every_way_to_attach_the_image(attach: Attach, tmp_path: Pa
             (block,) = (block for block in machine.command("query-block") if block.get("inserted"))
         assert block["inserted"]["ro"] == (attach is Attach.CD)
         assert block["removable"] == (attach is not Attach.DISK)
+
+
+@needs_qemu
+def test_qemu_accepts_everything_at_once(tmp_path: Path) -> None:
+    with state_folder() as state:
+        files = [state / f"file{number}" for number in range(6)]
+        for file in files:
+            file.write_bytes(bytes(1 << 20))
+        config = replace(
+            CONFIG,
+            image=files[0],
+            attach=Attach.USB,
+            disk=files[1],
+            more_disks=(files[2],),
+            sticks=(files[3], files[4]),
+            discs=(files[5],),
+            qmp_socket=state / "qmp",
+            serial_log=state / "serial.log",
+            paused=True,
+        )
+        with started(config, qemu_log=tmp_path / "qemu.log") as machine:
+            blocks = machine.command("query-block")
+        read_only = {block["inserted"]["file"]: block["inserted"]["ro"] for block in blocks if block.get("inserted")}
+    assert read_only == {str(file): file is files[5] for file in files}
 
 
 @needs_qemu

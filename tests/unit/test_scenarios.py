@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builder.cli import parse
+from builder.commands.verify import firmware_names, scenario_names
 from builder.console import SilentStep
 from builder.errors import ImageError, ToolMissing, UsageError
 from builder.verify import prove
 from builder.verify.firmware import Firmware
+from builder.verify.locked_scenarios import LOCKED_SCENARIOS, UNLOCKED_BY, KeyPlace, VaultPlace, find_scenarios
 from builder.verify.machine import Ended
-from builder.verify.prove import VerifyRequest, check_image, verify_image
-from builder.verify.qemu import Controller
+from builder.verify.prove import VerifyRequest, check_image, verify_image, ways
+from builder.verify.qemu import Attach, Controller
 from builder.verify.report import TABLE_HEADINGS, BootReport, Check, VerifyReport, write_report
-from builder.verify.scenarios import SCENARIOS, Afterwards, find_scenarios
+from builder.verify.scenarios import DEFAULT_SCENARIO, SCENARIOS, Afterwards
 from builder.verify.windows_tree import Fate
 from payload.contract import Verdict
+from payload.formats.fve_entries import ProtectorKind
 
 
 def test_every_scenario_asks_for_something_that_can_fail() -> None:
@@ -32,11 +37,86 @@ def test_every_scenario_asks_for_something_that_can_fail() -> None:
 
 def test_each_verdict_is_expected_somewhere() -> None:
     expected = {boot.verdict for scenario in SCENARIOS for boot in scenario.boots}
+    expected |= {scenario.verdict for scenario in LOCKED_SCENARIOS}
     assert set(Verdict) - expected == {Verdict.REPORTED}
 
 
+def test_the_cases_that_issue_5_lists_are_all_there() -> None:
+    names = [scenario.name for scenario in SCENARIOS] + [scenario.name for scenario in LOCKED_SCENARIOS]
+    assert len(set(names)) == len(names)
+    disks = [(scenario, disk) for scenario in LOCKED_SCENARIOS for disk in scenario.disks]
+    assert {disk.key for _, disk in disks} == set(KeyPlace) - {KeyPlace.HANDS} == set(UNLOCKED_BY) - {KeyPlace.HANDS}
+    vaulted = {(scenario.vault, scenario.passphrase_file) for scenario, disk in disks if disk.key is KeyPlace.VAULT}
+    assert vaulted == {(VaultPlace.BOOT_STICK, False), (VaultPlace.SECOND_CD, True)}
+    mixed = {Verdict.NEEDS_A_KEY, Verdict.REPAIRED}
+    assert [one.name for one in LOCKED_SCENARIOS if {disk.expectation.verdict for disk in one.disks} == mixed] == [
+        "key-by-hand"
+    ]
+    assert len({disk.method for _, disk in disks}) == 4
+
+
+def test_each_locked_disk_can_be_opened_only_as_its_scenario_says() -> None:
+    for scenario in LOCKED_SCENARIOS:
+        for disk in scenario.disks:
+            kinds = set(disk.protectors)
+            assert (ProtectorKind.CLEAR_KEY in kinds) == (disk.key is KeyPlace.IN_THE_METADATA)
+            assert (ProtectorKind.STARTUP_KEY in kinds) == (disk.key is KeyPlace.STICK)
+            assert (ProtectorKind.RECOVERY_PASSWORD in kinds) == (disk.key is not KeyPlace.STICK)
+            assert disk.plan().lock is not None
+        assert (scenario.vault is VaultPlace.NONE) == all(disk.key is not KeyPlace.VAULT for disk in scenario.disks)
+        # A vault in the image's writable end needs an image that can be written.
+        assert (scenario.vault is VaultPlace.BOOT_STICK) == (scenario.attach is Attach.USB)
+
+
+@pytest.mark.parametrize(
+    ("name", "questions"), [("keys-on-stick", 1), ("vault-on-cd", 0), ("key-by-hand", 3), ("bitlocker-locked", 1)]
+)
+def test_how_often_somebody_is_asked(name: str, questions: int) -> None:
+    assert [scenario.questions for scenario in LOCKED_SCENARIOS if scenario.name == name] == [questions]
+
+
+def test_a_scenario_that_knows_but_one_way_to_attach_the_image_gets_it() -> None:
+    assert ways(find_scenarios(["repair", "bitlocker-locked"]), (Attach.DISK,)) == (Attach.DISK,)
+    assert ways(find_scenarios(["keys-on-stick"]), (Attach.CD,)) == (Attach.USB,)
+    assert ways(find_scenarios(["repair", "keys-on-stick"]), (Attach.CD,)) == (Attach.CD, Attach.USB)
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    return parse(["verify", "image.iso", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), ("repair",)),
+        (("--scenario", "hibernated,repair"), ("hibernated", "repair")),
+        (("--bitlocker",), ("keys-on-stick", "vault-on-cd", "key-by-hand", "bitlocker-locked")),
+        (
+            ("--bitlocker", "--scenario", "repair,vault-on-cd"),
+            ("repair", "keys-on-stick", "vault-on-cd", "key-by-hand", "bitlocker-locked"),
+        ),
+    ],
+)
+def test_what_a_command_line_asks_for(words: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert scenario_names(arguments(*words)) == names
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), ("bios", "uefi", "secureboot")),
+        (("--bitlocker",), ("bios",)),
+        (("--bitlocker", "--firmware", "uefi,secureboot"), ("uefi", "secureboot")),
+    ],
+)
+def test_which_firmware_a_command_line_asks_for(words: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert firmware_names(arguments(*words)) == names
+
+
 def test_choosing() -> None:
-    assert find_scenarios(["all"]) == SCENARIOS
+    assert find_scenarios(["all"]) == (*SCENARIOS, *LOCKED_SCENARIOS)
+    assert find_scenarios([DEFAULT_SCENARIO]) == SCENARIOS[:1]
+    assert [scenario.name for scenario in find_scenarios(["vault-on-cd"])] == ["vault-on-cd"]
     assert [scenario.name for scenario in find_scenarios(["hibernated", "repair"])] == ["hibernated", "repair"]
     with pytest.raises(UsageError) as caught:
         find_scenarios(["repair", "repiar"])
