@@ -32,6 +32,8 @@ _MODULES = ("dm_mod", "dm_crypt", "dm_zero", "xts", "ecb", *CIPHER_MODULES)
 #: cryptsetup(8), "RETURN CODES": 1 wrong parameters, 2 wrong passphrase. It gives either for a wrong key.
 _REFUSALS = (1, 2)
 _NO_SUCH_KEY = "No key available"
+#: There is no udev here that would make the device's node, and dmsetup does not look whether there is.
+_NO_UDEV = ("--noudevrules", "--noudevsync")
 _MODULES_SECONDS = 60.0
 #: A slow machine takes a quarter of a minute for each recovery password that the volume has.
 _OPEN_SECONDS = 300.0
@@ -91,7 +93,7 @@ def unlocked(paths: LinuxPaths, node: Path, size: int, key: UnlockKey) -> Iterat
     try:
         yield Unlocked(node=paths.dev / "mapper" / name, notes=notes)
     finally:
-        closed = run(["dmsetup", "remove", "--retry", name], time_limit=_CLOSE_SECONDS)
+        closed = run(["dmsetup", "remove", "--retry", *_NO_UDEV, name], time_limit=_CLOSE_SECONDS)
         if not closed.ok:
             notes.append(f"{node.name} was not locked again before the end: {closed.sentence}.")
 
@@ -124,7 +126,8 @@ def _open_clear(node: Path, size: int, name: str) -> Completed:
             clear = read_clear_volume(stream, size, LinuxCipher().unseal_ccm)
     except (FveError, NotAuthentic) as error:
         raise KeyRefused(f"the clear key does not open {node.name}: {error}") from error
-    return run(["dmsetup", "create", name], time_limit=_OPEN_SECONDS, given=crypt_table(clear, node).encode())
+    table = crypt_table(clear, node).encode()
+    return run(["dmsetup", "create", *_NO_UDEV, name], time_limit=_OPEN_SECONDS, given=table)
 
 
 def crypt_table(clear: ClearVolume, node: Path) -> str:
