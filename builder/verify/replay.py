@@ -44,8 +44,9 @@ class Replayed:
 
     @property
     def passed(self) -> bool:
-        """Whether the second run made everything right."""
-        return self.second_verdict in _HEALTHY and not self.problems
+        """See PowerCut.passed."""
+        told = self.second_verdict in _HEALTHY or (self.second_verdict == Verdict.FAILED.value and self.needed_repair)
+        return bool(told) and not self.problems
 
 
 def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:

@@ -70,9 +70,14 @@ class PowerCut:
 
     @property
     def passed(self) -> bool:
-        """Whether the second run made everything right."""
+        """Whether no file is lost or doubled, and the second run said so.
+
+        It may also say FAILED where the volume has to be checked first: a removal that was cut off can leave a name
+        that nobody can look at (seen where it was the last in its folder).
+        """
         healthy = {Verdict.REPAIRED.headline, Verdict.ALREADY_CLEAN.headline}
-        return self.second_verdict in healthy and not self.problems
+        told = self.second_verdict in healthy or (self.second_verdict == Verdict.FAILED.headline and self.needed_repair)
+        return bool(told) and not self.problems
 
 
 @dataclass(frozen=True, kw_only=True)
