@@ -25,7 +25,7 @@ from payload.environment import (
     any_name,
     windows_path,
 )
-from payload.environment.posix_ntfs import copy_whole, forget_removed, short_name_of, streams_of_plain
+from payload.environment.posix_ntfs import copy_whole, forget_removed, is_only_a_name, short_name_of, streams_of_plain
 from payload.formats.security_descriptor import is_protected_descriptor, protected_descriptor
 
 #: ntfs-3g's extended attribute that is the file's whole security descriptor ("Extended attributes", ntfs-3g wiki).
@@ -50,8 +50,10 @@ _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA, errno.ENOSYS)
 class PosixVolumeFiles:
     """`VolumeFiles` below `root`, the folder where the volume is mounted. Holds nothing open between calls."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, flag_is_ours: bool = False) -> None:
+        """`flag_is_ours`: whoever mounted the volume flagged it dirty himself and clears that when he is done."""
         self._root = root
+        self._flag_is_ours = flag_is_ours
 
     def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
         """See VolumeFiles. An entry that cannot be looked at is given as OTHER, with its `problem`."""
@@ -179,6 +181,14 @@ class PosixVolumeFiles:
             device = _ntfs_device(folder)
             if device is not None and file_number and not _exists(folder, path[-1]):
                 forget_removed(device, file_number, folder=os.fstat(folder).st_ino, names=path[-1:])
+
+    def is_left_to_check(self, path: VolumePath, file_number: int) -> bool:
+        """See VolumeFiles. On NTFS through ntfs-3g, whose removals can be cut in two."""
+        with self._parent(path) as folder:
+            device = _ntfs_device(folder)
+            if device is None or self._flag_is_ours:
+                return False
+            return is_only_a_name(device, file_number, folder=folder, name=path[-1])
 
     @contextlib.contextmanager
     def _parent(self, path: VolumePath) -> Iterator[int]:
