@@ -6,6 +6,7 @@ JSON Schema for editors. Rules are those of `payload.contract`: what is validate
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
@@ -21,6 +22,16 @@ def _one_line(text: str) -> str:
 
 
 Line = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,5} ?(kB|MB|GB)", text):
+        raise ValueError("should be a size such as 64 MB (kB, MB, GB); for none at all: hybrid: false")
+    return text
+
+
+#: Bytes in powers of 1000, as text.
+Size = Annotated[str, AfterValidator(_size)]
 
 
 class Section(BaseModel):
@@ -176,7 +187,7 @@ class ProfileFile(Section):
     hybrid: bool = Field(
         default=True, description="One image for CD, USB stick and disk. false: an ISO for CD alone, without `tail`."
     )
-    tail: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5} ?(kB|MB|GB)$")] | None = Field(
+    tail: Size | None = Field(
         default=None,
         description="Free space on the stick that a hybrid image makes, for receipts, vault and drivers: such as "
         "64 MB (in powers of 1000). Made up to half as large again where FAT32 is smaller for it. Default: 32 MB.",

@@ -33,7 +33,7 @@ from builder.wim_library import Decompressor, Progress
 from builder.wim_metadata import ImageMetadata, WimEntry
 
 _LARGEST_FILE = 256 << 20
-_SMALL_FILE = 256 << 10
+_SMALL_FILE = 64 << 10
 _PIECE = 1 << 20
 
 

@@ -28,7 +28,7 @@ from payload.environment import (
     windows_path,
 )
 from payload.rules import read_content, utc_text
-from payload.store import all_destinations, volume_path
+from payload.store import all_destinations, used_destinations, volume_path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -81,8 +81,9 @@ def is_one_file(files: VolumeFiles, first: VolumePath, second: VolumePath) -> bo
 
 
 def kept_at(files: VolumeFiles, run_folder: VolumePath, entry: JournalEntry) -> VolumePath | None:
-    """Where the run keeps the whole file. The last of its places counts: earlier ones were given up."""
-    for path in reversed(all_destinations(run_folder, volume_path(entry.source))):
+    """Where the run keeps the whole file. The last of its places counts: earlier ones were given up. Raises OSError."""
+    places = used_destinations(files, run_folder, volume_path(entry.source))
+    for path in reversed(places):
         with contextlib.suppress(OSError):
             if not difference(files, path, entry):
                 return path
@@ -91,7 +92,7 @@ def kept_at(files: VolumeFiles, run_folder: VolumePath, entry: JournalEntry) -> 
 
 def what_is_kept(files: VolumeFiles, run_folder: VolumePath, entry: JournalEntry) -> str:
     """How what the run keeps differs from what the journal says; empty where it keeps nothing. Raises OSError."""
-    for path in all_destinations(run_folder, volume_path(entry.source)):
+    for path in used_destinations(files, run_folder, volume_path(entry.source)):
         if entry_or_none(files, path) is not None:
             return difference(files, path, entry)
     return ""
@@ -121,7 +122,10 @@ def drop_other_places(files: VolumeFiles, run_folder: VolumePath, entry: Journal
     A name that the file's record does not know stays listed; Windows takes it away when it checks the volume, for which
     a volume that came from a power cut is flagged.
     """
-    for path in all_destinations(run_folder, volume_path(entry.source)):
+    places: tuple[VolumePath, ...] = ()
+    with contextlib.suppress(OSError):
+        places = used_destinations(files, run_folder, volume_path(entry.source))
+    for path in places:
         if path != kept:
             with contextlib.suppress(OSError):
                 if entry_or_none(files, path) is not None:

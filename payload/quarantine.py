@@ -45,11 +45,16 @@ class QuarantinePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What became of one run: a record for each file. `run` is None where not even the journal could be written."""
+    """What became of one run: a record for each file. `run` is None where not even the journal could be written.
+
+    `only_names` are the paths of files that are gone but for a name that nobody can look at: Windows takes it away when
+    it checks the volume, for which it is flagged.
+    """
 
     run: Run | None
     records: tuple[FileRecord, ...]
     notes: tuple[str, ...] = ()
+    only_names: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -134,13 +139,15 @@ def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:
 
     A file that is no longer what the journal says is left to a new run (outcome LEFT). Never raises OSError.
     """
-    records, notes = [], []
+    records, notes, only_names = [], [], []
     for entry in run.journal.entries:
         done = _act(files, run, entry)
         records.append(_record_from_journal(files, entry, rules, done))
-        if done.outcome in (FileOutcome.FAILED, FileOutcome.LEFT):
+        if done.only_name:
+            only_names.append(entry.source)
+        if done.only_name or done.outcome in (FileOutcome.FAILED, FileOutcome.LEFT):
             notes.append(f"interrupted run {run.run_id}: {entry.source}: {done.detail}")
-    return RunResult(run=run, records=tuple(records), notes=tuple(notes))
+    return RunResult(run=run, records=tuple(records), notes=tuple(notes), only_names=tuple(only_names))
 
 
 def complete_interrupted(
@@ -183,17 +190,19 @@ def _journal_entry(folder: VolumePath, decision: Decision) -> JournalEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class _Done:
-    """What became of one journal entry; `at` is where its file lies in quarantine."""
+    """What became of one journal entry; `at` is where its file lies in quarantine. `only_name`: see RunResult."""
 
     outcome: FileOutcome
     detail: str = ""
     at: VolumePath | None = None
+    only_name: bool = False
 
     @property
     def kept_as(self) -> str:
         return windows_path(self.at) if self.at else ""
 
 
+_ONLY_NAME = "its old name is left for Windows's check of the volume to remove"
 _DONE = {Action.QUARANTINE: "moved", Action.DELETE: "deleted", Action.REPORT: "reported"}
 
 
@@ -209,6 +218,8 @@ def _act(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
 
 def _delete(files: VolumeFiles, entry: JournalEntry) -> _Done:
     source = volume_path(entry.source)
+    if _is_only_a_name(files, entry):
+        return _Done(outcome=FileOutcome.DELETED, detail=f"was already deleted; {_ONLY_NAME}", only_name=True)
     if files.entry(source) is None:
         files.settle_removal(source, entry.file_number)
         return _Done(outcome=FileOutcome.DELETED, detail="was already deleted")
@@ -223,6 +234,10 @@ def _delete(files: VolumeFiles, entry: JournalEntry) -> _Done:
 def _quarantine(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
     source = volume_path(entry.source)
     kept = kept_at(files, run.folder, entry)
+    if kept is not None and _is_only_a_name(files, entry):
+        drop_other_places(files, run.folder, entry, kept)
+        detail = f"was already moved; {_ONLY_NAME}"
+        return _Done(outcome=FileOutcome.QUARANTINED, detail=detail, at=kept, only_name=True)
     if files.entry(source) is None:
         return _find_moved(files, run, entry, kept)
     if problem := difference(files, source, entry):
@@ -238,6 +253,16 @@ def _quarantine(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
         return _Done(outcome=FileOutcome.FAILED, detail=problem)
     drop_other_places(files, run.folder, entry, kept)
     return _Done(outcome=FileOutcome.QUARANTINED, at=kept)
+
+
+def _is_only_a_name(files: VolumeFiles, entry: JournalEntry) -> bool:
+    """Whether a cut-off removal left the file's name, and no file. Raises OSError."""
+    source = volume_path(entry.source)
+    try:
+        found = files.entry(source)
+    except OSError:
+        return files.is_left_to_check(source, entry.file_number)
+    return found is None and files.is_left_to_check(source, entry.file_number)
 
 
 def _find_moved(files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumePath | None) -> _Done:

@@ -183,7 +183,8 @@ def _remarks(knowledge: Knowledge, results: Sequence[RunResult]) -> tuple[list[s
     """Why something was left alone, what could not be read, and what else goes into the receipt."""
     findings = [examination.findings for examination in knowledge.examinations]
     left_alone = [*knowledge.survey.left_alone, *(text for f in findings for text in f.left_alone)]
-    problems = [*knowledge.survey.problems, *(text for f in findings for text in f.problems)]
+    settled = _settled(knowledge, results)
+    problems = [*knowledge.survey.problems, *(text for f in findings for text in f.problems if text not in settled)]
     notes = [
         *knowledge.survey.notes,
         *knowledge.interrupted.notes,
@@ -191,6 +192,13 @@ def _remarks(knowledge: Knowledge, results: Sequence[RunResult]) -> tuple[list[s
         *(text for result in results for text in result.notes),
     ]
     return list(dict.fromkeys(left_alone)), problems, notes
+
+
+def _settled(knowledge: Knowledge, results: Sequence[RunResult]) -> set[str]:
+    """What could not be looked at and need not be: names of files that are in quarantine, whole (see RunResult)."""
+    only_names = {path for result in results for path in result.only_names}
+    matches = [match for examination in knowledge.examinations for match in examination.findings.matches]
+    return {match.problem for match in matches if windows_path(match.path) in only_names}
 
 
 def _detail(

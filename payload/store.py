@@ -116,6 +116,12 @@ def all_destinations(run_folder: VolumePath, source: VolumePath) -> tuple[Volume
     return tuple(destination_of(run_folder, source, attempt) for attempt in range(1, MOST_ATTEMPTS + 1))
 
 
+def used_destinations(files: VolumeFiles, run_folder: VolumePath, source: VolumePath) -> tuple[VolumePath, ...]:
+    """Those of `all_destinations` that can hold something, because their area is there. Raises OSError."""
+    areas = {entry.name for entry in files.listing(run_folder, _is_area)}
+    return tuple(path for path in all_destinations(run_folder, source) if path[len(run_folder)] in areas)
+
+
 def choose_store(files: VolumeFiles, run_id: str) -> StoreChoice:
     """The store to use: the first of Bluelift, Bluelift.1 ... Bluelift.9 that is absent or protected as ours.
 

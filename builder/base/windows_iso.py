@@ -126,6 +126,7 @@ def _iso_files(path: Path, image: IsoImage, tree: Tree) -> dict[str, Extents]:
     return {
         entry.path: Extents(path=path, pieces=merged(entry.pieces), name=f"{entry.path} in {path}")
         for entry in image.files(tree)
+        if not entry.hidden
     }
 
 

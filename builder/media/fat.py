@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.errors import OutputError
+from builder.media.fat_names import exact_short_name, label_entry, name_problem, short_names
 from builder.media.fat_structures import (
     ENTRY_SIZE,
     LARGEST_FILE,
@@ -26,9 +27,6 @@ from builder.media.fat_structures import (
     short_name_checksum,
 )
 
-_SHORT_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
-_FORBIDDEN = frozenset('"*/:<>?\\|') | frozenset(map(chr, range(32)))
-_LONGEST_NAME = 255
 _LONGEST_PATH = 259
 _LARGEST_FOLDER = 65536 * ENTRY_SIZE
 #: Volumes of at most this many sectors are FAT12, of at least that many FAT32 (DskTableFAT16, DskTableFAT32).
@@ -189,7 +187,7 @@ def folder_bytes(folder: Folder, placements: Mapping[str, Placement], *, epoch: 
             )
             parts.append(entry.pack())
     for name, short in short_names(folder.children).items():
-        if short != _exact_short_name(name):
+        if short != exact_short_name(name):
             parts.append(long_name_entries(name, short_name_checksum(short)))
         is_folder = isinstance(folder.children[name], Folder)
         placed = placements[folder.child_path(name)]
@@ -204,41 +202,6 @@ def folder_bytes(folder: Folder, placements: Mapping[str, Placement], *, epoch: 
     return b"".join(parts)
 
 
-def short_names(names: Mapping[str, object]) -> dict[str, bytes]:
-    """The 11-byte short name of every name of one folder, all different ("The Numeric-Tail Generation Algorithm")."""
-    chosen = {name: exact for name in sorted(names) if (exact := _exact_short_name(name))}
-    taken = set(chosen.values())
-    for name in sorted(names):
-        if name not in chosen:
-            chosen[name] = _numbered_short_name(name, taken)
-            taken.add(chosen[name])
-    return {name: chosen[name] for name in sorted(names)}
-
-
-def _exact_short_name(name: str) -> bytes | None:
-    """The short name of a name that needs no long one, None for all others."""
-    base, dot, extension = name.partition(".")
-    if not 0 < len(base) <= 8 or len(extension) > 3 or (dot and not extension):
-        return None
-    if not _SHORT_CHARACTERS.issuperset(base + extension):
-        return None
-    return base.encode().ljust(8) + extension.encode().ljust(3)
-
-
-def _numbered_short_name(name: str, taken: set[bytes]) -> bytes:
-    stripped = name.lstrip(".").replace(" ", "").upper()
-    base, _, extension = stripped.rpartition(".") if "." in stripped else (stripped, "", "")
-    base, extension = (
-        "".join(c if c in _SHORT_CHARACTERS else "_" for c in part if c != ".") for part in (base, extension)
-    )
-    for number in range(1, 1000000):
-        tail = f"~{number}"
-        short = (base[: 8 - len(tail)] + tail).encode().ljust(8) + extension[:3].encode().ljust(3)
-        if short not in taken:
-            return short
-    raise OutputError(f"too many names like '{name}' in one folder of a FAT volume")
-
-
 def _unique(files: Sequence[FatFile]) -> Sequence[FatFile]:
     seen: set[str] = set()
     for file in files:
@@ -248,41 +211,15 @@ def _unique(files: Sequence[FatFile]) -> Sequence[FatFile]:
     return files
 
 
-def label_entry(label: str) -> bytes:
-    """The 11 bytes of a volume's label. Raises OutputError for one that FAT cannot have."""
-    upper = label.upper()
-    if not upper.strip() or len(upper) > 11 or not _SHORT_CHARACTERS.issuperset(upper.replace(" ", "")):
-        raise OutputError(
-            f"'{label}' cannot be the label of a FAT volume",
-            hint="A label has 1 to 11 characters: letters, digits, space and !#$%&'()-@^_`{}~",
-        )
-    return upper.encode().ljust(11)
-
-
 def _check_path(path: str, size: int) -> None:
     if size > LARGEST_FILE:
         raise OutputError(f"'{path}' has {size} bytes; a file on a FAT volume has at most {LARGEST_FILE} (4 GiB - 1)")
     if len(path) > _LONGEST_PATH:
         raise OutputError(f"the path '{path[:60]}...' has {len(path)} characters; FAT allows {_LONGEST_PATH}")
     for part in path.split("/"):
-        problem = _name_problem(part)
+        problem = name_problem(part)
         if problem:
             raise OutputError(f"a FAT volume cannot hold {path!r}: the part {part!r} {problem}")
-
-
-def _name_problem(name: str) -> str:
-    if not name:
-        return "is empty"
-    if name in (".", "..") or name.endswith((" ", ".")):
-        return "ends in a dot or a space"
-    bad = sorted(_FORBIDDEN.intersection(name))
-    if bad:
-        return f"holds {', '.join(map(repr, bad))}"
-    try:
-        units = len(name.encode("utf-16-le")) // 2
-    except UnicodeEncodeError:
-        return "is not valid Unicode"
-    return f"has {units} characters, more than {_LONGEST_NAME}" if units > _LONGEST_NAME else ""
 
 
 def _check_folder(folder: Folder) -> None:
@@ -301,7 +238,7 @@ def folder_size(folder: Folder) -> int:
     """Bytes of a folder's entries."""
     slots = 1 if folder.parent is None else 2
     for name in folder.children:
-        exact = _exact_short_name(name) is not None
+        exact = exact_short_name(name) is not None
         slots += 1 if exact else 1 + -(-len(name.encode("utf-16-le")) // 26)
     return slots * ENTRY_SIZE
 

@@ -32,9 +32,9 @@ from builder.media.fat import (
     folder_bytes,
     folder_size,
     folder_tree,
-    label_entry,
     reserved_and_tables,
 )
+from builder.media.fat_names import label_entry
 from builder.media.fat_structures import SECTOR, Bpb, FatKind
 from builder.media.gpt import BASIC_DATA, MBR_AT, GptPartition, GptTables, gpt_tables, usable_lbas
 from builder.media.iso_layout import PADDING, DiskBoot, HybridDisk

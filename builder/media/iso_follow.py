@@ -17,8 +17,8 @@ from pathlib import Path
 from builder.errors import BaseMediaError
 from builder.extents import Joined
 
-#: What is hashed at once: it should still be in the processor's cache when it is.
-_BLOCK = 256 << 10
+#: What is read and hashed at once. After each of these a thread waits for its turn at Python, up to 5 ms.
+_BLOCK = 1 << 20
 
 
 class SourceShrank(OSError):

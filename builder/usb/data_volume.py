@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.media.fat import FatTable, Placement, folder_bytes, folder_tree, label_entry
+from builder.media.fat import FatTable, Placement, folder_bytes, folder_tree
+from builder.media.fat_names import label_entry
 from builder.media.fat_structures import SECTOR, Bpb, FatKind, FsInfo
 from builder.media.gpt_move import Patch
 from payload.contract import MEDIUM_FOLDER, MEDIUM_FOLDERS

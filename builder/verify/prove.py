@@ -23,6 +23,8 @@ from builder.verify.scenarios import DEFAULT_SCENARIO, Scenario
 
 _SMALLEST_IMAGE = 1 << 20
 _VOLUME_DESCRIPTOR = 16 * 2048
+#: AlternateLBA of a hybrid image's GPT header (UEFI 2.10, table 5.5): its last block of 512 bytes.
+_GPT_ALTERNATE = 512 + 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,7 @@ def _check_iso(image: Path, named: Path) -> None:
     try:
         size = image.stat().st_size
         with image.open("rb") as stream:
+            front = stream.read(_GPT_ALTERNATE + 8)
             stream.seek(_VOLUME_DESCRIPTOR)
             descriptor = stream.read(2048)
     except OSError as error:
@@ -172,10 +175,12 @@ def _check_iso(image: Path, named: Path) -> None:
             hint="Give the .iso that 'bluelift build' wrote.",
         )
     # ECMA-119 8.4.8: the volume space size in logical blocks of 2048 bytes.
-    claimed = int.from_bytes(descriptor[80:84], "little") * 2048
+    claimed, says = int.from_bytes(descriptor[80:84], "little") * 2048, "volume descriptor"
+    if front[512:520] == b"EFI PART":
+        claimed, says = (int.from_bytes(front[_GPT_ALTERNATE:], "little") + 1) * 512, "partition table"
     if size < claimed or size < _SMALLEST_IMAGE:
         raise ImageError(
-            f"{named} is truncated: it has {size} bytes, its volume descriptor says {claimed}",
+            f"{named} is truncated: it has {size} bytes, its {says} says {claimed}",
             hint="Copy or build it again; SHA256SUMS beside it says what it should be.",
         )
 

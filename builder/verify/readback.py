@@ -82,15 +82,21 @@ def read_volume(volume: Path, *, ntfsck: Sequence[str]) -> SeenVolume:
         names, directories = parse_listing(listing)
         with ThreadPoolExecutor(_READERS) as pool:
             files = tuple(pool.map(lambda named: _read_file(volume, *named), names))
-        flags = re.search(r"Volume Flags: 0x([0-9a-fA-F]+)", _tool("ntfsinfo", _ALSO_UNCLEAN, "-m", str(volume)))
+        dirty = is_flagged(volume)
     except ToolMissing as error:
         raise ToolMissing(error.message, hint="Install the package ntfs-3g (apt install ntfs-3g).") from error
     return SeenVolume(
         files=files,
         directories=directories,
-        dirty=flags is None or bool(int(flags[1], 16) & 1),
+        dirty=dirty,
         ntfsck=check_volume(volume, ntfsck=ntfsck),
     )
+
+
+def is_flagged(volume: Path) -> bool:
+    """Whether Windows checks the volume (chkdsk) at its next start. Raises ToolMissing, ToolFailed."""
+    flags = re.search(r"Volume Flags: 0x([0-9a-fA-F]+)", _tool("ntfsinfo", _ALSO_UNCLEAN, "-m", str(volume)))
+    return flags is None or bool(int(flags[1], 16) & 1)
 
 
 def read_file(volume: Path, path: str, *, stream: str = "") -> bytes:

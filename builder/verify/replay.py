@@ -26,12 +26,11 @@ from builder.verify.machine import state_folder
 from builder.verify.populate import REASON
 from builder.verify.readback import Difference
 from builder.verify.scenarios import REPAIR
-from builder.verify.torture import Rig, TortureRequest, direct_kernel, judge_volume
+from builder.verify.torture import HEALTHY, Rig, TortureRequest, direct_kernel, judge_volume
 from builder.verify.write_log import Write
 from payload.contract import Verdict
 
 _LIMIT = 180
-_HEALTHY = (Verdict.REPAIRED.value, Verdict.ALREADY_CLEAN.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,8 @@ class Replayed:
 
     @property
     def passed(self) -> bool:
-        """Whether the second run made everything right."""
-        return self.second_verdict in _HEALTHY and not self.problems
+        """See PowerCut.passed."""
+        return self.second_verdict in HEALTHY and not self.problems
 
 
 def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
@@ -112,6 +111,6 @@ def _run_again(volume: Path, writes: int, template: Template, *, ntfsck: Sequenc
         time_limit=_LIMIT,
         env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
     )
-    verdict = str(json.loads(done.stdout).get("verdict"))
+    verdict = Verdict(json.loads(done.stdout)["verdict"]).headline
     needed, problems = judge_volume(volume, template, ntfsck=ntfsck)
     return Replayed(writes=writes, second_verdict=verdict, needed_repair=needed, problems=problems)

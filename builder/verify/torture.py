@@ -28,12 +28,14 @@ from builder.verify.firmware import Firmware
 from builder.verify.judge import Template
 from builder.verify.machine import Machine, started, state_folder
 from builder.verify.qemu import Controller, DirectKernel, MachineConfig
-from builder.verify.readback import Difference, check_volume, compare_volume, read_volume, repair_volume
+from builder.verify.readback import Difference, check_volume, compare_volume, is_flagged, read_volume, repair_volume
 from builder.verify.report import write_beside
 from builder.verify.scenarios import REPAIR
 from builder.verify.write_log import Write, read_write_log
 from payload.contract import EventName, Verdict
 
+#: The headlines that a second run may come to.
+HEALTHY = (Verdict.REPAIRED.headline, Verdict.ALREADY_CLEAN.headline)
 _LINUX = re.compile(r"^\s*linux\s+(\S+)\s+(.*)$", re.MULTILINE)
 _INITRD = re.compile(r"^\s*initrd\s+(\S+)\s*$", re.MULTILINE)
 _RUN_LIMIT = 90
@@ -71,9 +73,8 @@ class PowerCut:
 
     @property
     def passed(self) -> bool:
-        """Whether the second run made everything right."""
-        healthy = {Verdict.REPAIRED.headline, Verdict.ALREADY_CLEAN.headline}
-        return self.second_verdict in healthy and not self.problems
+        """Whether no file is lost or doubled, and the second run said so."""
+        return self.second_verdict in HEALTHY and not self.problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +288,8 @@ def judge_volume(volume: Path, template: Template, *, ntfsck: Sequence[str]) -> 
     assert template.seen is not None
     needed = check_volume(volume, ntfsck=ntfsck)
     if needed:
+        if not is_flagged(volume):
+            return needed, (Difference(path="the volume", expected="flagged, so that Windows checks it", seen=needed),)
         left = repair_volume(volume, ntfsck=ntfsck)
         if left:
             return needed, (Difference(path="the volume", expected="ntfsck can repair it", seen=left),)

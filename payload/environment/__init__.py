@@ -125,6 +125,14 @@ class VolumeFiles(Protocol):
         """
         ...
 
+    def is_left_to_check(self, path: VolumePath, file_number: int) -> bool:
+        """Whether `path` is but a name, listed for `file_number`, whose record is that file's no more.
+
+        A removal that was cut in two can leave it; nobody can look at it. Windows takes it away when it checks the
+        volume: also False where the volume is not flagged for that, or will not stay so.
+        """
+        ...
+
 
 class RenameInstead(OSError):
     """A file is better renamed than copied: the file system journals renames, or a copy would lose a part of it."""

@@ -152,7 +152,8 @@ class LinuxEnvironment:
             else mounted_to_look(self._paths, node)
         )
         with mounted as ntfs:
-            yield OpenVolume(volume=volume, files=PosixVolumeFiles(ntfs.root), writable=ntfs.writable, notes=ntfs.notes)
+            files = PosixVolumeFiles(ntfs.root, flag_is_ours=ntfs.flag_is_ours)
+            yield OpenVolume(volume=volume, files=files, writable=ntfs.writable, notes=ntfs.notes)
 
     @contextlib.contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:

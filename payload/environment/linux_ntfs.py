@@ -92,11 +92,15 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class MountedNtfs:
-    """A mounted volume: its root, and notes for the receipt, which still grow while it is closed."""
+    """A mounted volume: its root, and notes for the receipt, which still grow while it is closed.
+
+    `flag_is_ours`: it is flagged dirty only while it is mounted.
+    """
 
     root: Path
     writable: bool
     notes: list[str]
+    flag_is_ours: bool = False
 
 
 def ntfs_label(node: Path) -> str:
@@ -172,7 +176,7 @@ def mounted_for_changes(
                 _clear_dirty(raw, notes)
             raise
         try:
-            yield MountedNtfs(root=root, writable=True, notes=notes)
+            yield MountedNtfs(root=root, writable=True, notes=notes, flag_is_ours=came_clean)
         finally:
             closed = _close(root, raw)
             if not closed:

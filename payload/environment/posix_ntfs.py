@@ -12,7 +12,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from payload.formats.mft import RECORD_NUMBER_BITS, free_file_record, read_file_record
-from payload.formats.ntfs import NtfsError
+from payload.formats.ntfs import NtfsError, read_volume_information
 
 #: ntfs-3g's extended attributes ("Extended attributes", ntfs-3g wiki). The times are last: writing changes them.
 _METADATA = ("system.ntfs_acl", "system.ntfs_attrib", "system.ntfs_times")
@@ -61,6 +61,21 @@ def short_name_of(device: Path, number: int, *, folder: int) -> str:
         names = read_file_record(stream, number).names
         return next((known.name for known in names if known.short and known.parent == folder), "")
     return ""
+
+
+def is_only_a_name(device: Path, number: int, *, folder: int, name: str) -> bool:
+    """Whether an open folder lists `name` for a file whose record knows it no more, on a volume that is flagged dirty.
+
+    ntfs-3g frees a removed file's record first where the folder's own record holds the list of its files. False also
+    where that cannot be told.
+    """
+    with contextlib.suppress(OSError, NtfsError), device.open("rb") as stream, os.scandir(folder) as entries:
+        if [entry.inode() for entry in entries if entry.name == name] != [number]:
+            return False
+        record, parent = read_file_record(stream, number), os.fstat(folder).st_ino
+        known = record.in_use and any((named.parent, named.name) == (parent, name) for named in record.names)
+        return not known and read_volume_information(stream).dirty
+    return False
 
 
 def forget_removed(device: Path, number: int, *, folder: int, names: Container[str]) -> None:

@@ -147,6 +147,10 @@ class WindowsVolumeFiles:
         """See VolumeFiles. Windows journals what it does to NTFS."""
         raise RenameInstead(errno.ENOTSUP, f"{windows_path(source)} is to be renamed to {windows_path(destination)}")
 
+    def is_left_to_check(self, path: VolumePath, file_number: int) -> bool:  # noqa: ARG002
+        """See VolumeFiles. Never: Windows journals what it does to NTFS."""
+        return False
+
     def settle_removal(self, path: VolumePath, file_number: int) -> None:
         """See VolumeFiles. Nothing: Windows journals what it does to NTFS."""
 

@@ -15,17 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from payload.contract import FileClass, FileOutcome
-from payload.environment import EntryKind
+from payload.contract import FileClass, FileOutcome, Verdict
+from payload.environment import EntryKind, VolumePath, windows_path
 from payload.environment.posix_files import PosixVolumeFiles
 from payload.formats.mft import _offset_of, read_file_record
-from payload.formats.ntfs import read_at, read_boot_sector
+from payload.formats.ntfs import read_at, read_boot_sector, write_dirty_flag
 from payload.formats.security_descriptor import SYSTEM, parse_security_descriptor, protected_descriptor
+from payload.repair import repair as repair_volume
 from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
 from payload.store import StoreRefused, choose_store
 from payload.undo import undo
 from payload.windows_install import find_installations
-from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, make_windows, outcomes, repair, snapshot
+from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, PowerCut, make_windows, outcomes, repair, snapshot
 
 RULES = (CROWDSTRIKE_CHANNEL_291,)
 FAULTY = "C-00000291-00000000-00000032.sys"
@@ -354,3 +355,57 @@ def test_a_volume_without_free_space_is_left_as_it_was(tmp_path: Path, ntfs: Ntf
             hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / "ProgramData").rglob("*.[sS][yY][sS]")
         }
         assert digests == {hashlib.sha256(CHANNEL_FILES[name][0]).hexdigest() for name in ACTED_ON}
+
+
+class LeftBeforeRemoval(PosixVolumeFiles):
+    """A volume whose power goes before a moved file is removed from its place."""
+
+    def remove(self, path: VolumePath) -> None:
+        """Not any more."""
+        raise PowerCut(windows_path(path))
+
+
+def free_the_record_only(ntfs: Ntfs, path: Path) -> None:
+    """Remove a file as ntfs-3g does it in a folder whose own record lists its files, cut off before that is written."""
+    with ntfs.mounted() as root:
+        folder = (root / path).parent.stat().st_ino
+    with ntfs.image.open("rb") as stream:
+        boot = read_boot_sector(stream)
+        offset = _offset_of(stream, boot, folder)
+        record = read_at(stream, offset, boot.record_size)
+    with ntfs.mounted() as root:
+        (root / path).unlink()
+    with ntfs.image.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(record)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "flag_is_ours", "verdict"),
+    [(True, False, Verdict.REPAIRED), (False, False, Verdict.FAILED), (True, True, Verdict.FAILED)],
+)
+def test_a_name_without_a_file_is_left_to_a_check_that_will_come(
+    ntfs: Ntfs, flagged: bool, flag_is_ours: bool, verdict: Verdict
+) -> None:
+    with ntfs.mounted() as root:
+        make_windows(root)
+        shutil.move(root / IN_PLACE, root / FAULTY)
+        shutil.rmtree((root / IN_PLACE).parent)
+        (root / IN_PLACE).parent.mkdir()
+        shutil.move(root / FAULTY, root / IN_PLACE)
+        with pytest.raises(PowerCut):
+            repair(LeftBeforeRemoval(root))
+    free_the_record_only(ntfs, IN_PLACE)
+    with ntfs.image.open("r+b") as stream:
+        write_dirty_flag(stream, dirty=flagged)
+    with ntfs.mounted() as root:
+        assert [path.name for path in (root / IN_PLACE).parent.iterdir()] == [FAULTY]
+        with pytest.raises(OSError, match="Input/output"):
+            (root / IN_PLACE).stat()
+        files = PosixVolumeFiles(root, flag_is_ours=flag_is_ours)
+        done = repair_volume(files, RULES, run_id="20240720T120000Z-0123abcd", written="2024-07-20T12:00:00Z")
+        assert done.conclusion.verdict is verdict, done.conclusion
+        (record,) = done.files
+        assert (record.outcome is FileOutcome.QUARANTINED) is (verdict is Verdict.REPAIRED)
+        kept = [path for path in (root / "ProgramData").rglob(FAULTY) if path.is_file()]
+        assert len(kept) == 1

@@ -63,9 +63,9 @@ def test_7z_and_wimlib_take_out_what_the_manifest_says(built: Path, tmp_path: Pa
     for program in ("7z", "wimlib-imagex"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    subprocess.run(
-        ["7z", "x", f"-o{tmp_path / 'iso'}", built / "bluelift-winpe.iso"], check=True, capture_output=True, timeout=120
-    )
+    argv = ["7z", "x", f"-o{tmp_path / 'iso'}", str(built / "bluelift-winpe.iso")]
+    # 1 is a warning: of what a hybrid image has behind its UDF volume.
+    assert subprocess.run(argv, capture_output=True, timeout=120, check=False).returncode in (0, 1)
     data = manifest(built)
     media_files = {file["path"]: file["sha256"] for file in data["images"][0]["media"]}  # type: ignore[index]
     seen = {path.relative_to(tmp_path / "iso").as_posix(): path for path in (tmp_path / "iso").rglob("*")}

@@ -159,6 +159,10 @@ class MemoryFiles:
     def settle_removal(self, path: VolumePath, file_number: int) -> None:
         """Nothing: so are its removals."""
 
+    def is_left_to_check(self, path: VolumePath, file_number: int) -> bool:
+        """Never."""
+        return False
+
     def remove(self, path: VolumePath) -> None:
         """A file gone."""
         self._change("remove", path)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import BinaryIO
 
 import pytest
 
-from payload.contract import CROWDSTRIKE_CHANNEL_291, Action, FileOutcome
-from payload.environment import Entry, EntryKind, RenameInstead, VolumePath
+from payload.contract import CROWDSTRIKE_CHANNEL_291, Action, FileOutcome, Verdict
+from payload.environment import Entry, EntryKind, RenameInstead, VolumePath, any_name
 from payload.formats.channel_file import channel_file_bytes
+from payload.quarantine import RunResult
+from payload.repair import conclude, look
+from payload.store import volume_path
 from payload.undo import undo
 from payload.windows_install import find_installations
 from tests.payload.broken_windows import PowerCut, outcomes, repair
@@ -32,8 +35,8 @@ RULES = (CROWDSTRIKE_CHANNEL_291,)
 RENAME_CUTS = ("listed", "recorded", "unlisted")
 #: When it goes in a copy and the removal after it: nothing can be told of the new file; it is empty; half of it is
 #: written; of its content nothing can be read; all of it is written; it has its times; the old one is listed no more,
-#: and its record is still in use.
-COPY_CUTS = ("created", "empty", "half", "unreadable", "written", "copied", "delisted")
+#: and its record is still in use; it is still listed, and its record is free.
+COPY_CUTS = ("created", "empty", "half", "unreadable", "written", "copied", "delisted", "freed")
 CUTS = [*((False, when) for when in RENAME_CUTS), *((True, when) for when in COPY_CUTS)]
 
 
@@ -52,6 +55,8 @@ class RecordedNames(MemoryFiles):
         self.in_use: dict[int, Node] = {}
         self.unwritten: set[int] = set()
         self.unreadable: set[int] = set()
+        self.freed: set[int] = set()
+        self.flagged = True
         self.moves = 0
         self.cut_at: tuple[int, str] | None = None
 
@@ -61,11 +66,20 @@ class RecordedNames(MemoryFiles):
         return self.known.setdefault(node.number, {path})
 
     def entry(self, path: VolumePath) -> Entry | None:
-        """EIO for what is listed and whose record is not written."""
+        """EIO for what is listed and whose record is not written, or is free."""
         found = super().entry(path)
-        if found is not None and found.identity[1] in self.unwritten:
+        if found is not None and found.identity[1] in self.unwritten | self.freed:
             raise OSError(errno.EIO, "Input/output error")
         return found
+
+    def scan(self, directory: VolumePath, wanted: Callable[[str], bool] = any_name) -> Iterator[Entry]:
+        """Such an entry with its problem."""
+        for entry in super().scan(directory, wanted):
+            try:
+                self.entry((*directory, entry.name))
+                yield entry
+            except OSError as error:
+                yield dataclasses.replace(entry, kind=EntryKind.OTHER, problem=str(error.strerror))
 
     def open_file(self, path: VolumePath) -> BinaryIO:
         """EIO for what has a size and no content yet."""
@@ -118,6 +132,11 @@ class RecordedNames(MemoryFiles):
         node, names = self._node(path), self._names(path)
         if node.kind is EntryKind.FILE and path not in names:
             raise FileNotFoundError(str(path))
+        if names == {path} and self.cut_at == (self.moves, "freed"):
+            self.freed.add(node.number)
+            del self.in_use[node.number]
+            node.data = b""
+            self._cut("freed")
         parent, name = self._parent(path)
         del parent.children[name]
         self._cut("delisted")
@@ -128,8 +147,12 @@ class RecordedNames(MemoryFiles):
 
     def settle_removal(self, path: VolumePath, file_number: int) -> None:
         """Free a record that is in use although no folder lists it."""
-        if super().entry(path) is None and self.known.get(file_number) == {path}:
+        if self.entry(path) is None and self.known.get(file_number) == {path}:
             self.in_use.pop(file_number, None)
+
+    def is_left_to_check(self, path: VolumePath, file_number: int) -> bool:
+        """Whether the record is free, and the volume flagged."""
+        return self.flagged and file_number in self.freed and self._node(path).number == file_number
 
     def check_disk(self) -> None:
         """What chkdsk and ntfsck do: names that no record knows go, files that no folder lists come back."""
@@ -137,7 +160,7 @@ class RecordedNames(MemoryFiles):
         numbers = {self._node(path).number for path in listed}
         for path in listed:
             node = self._node(path)
-            if node.number in self.unwritten or path not in self._names(path):
+            if node.number in self.unwritten | self.freed or path not in self._names(path):
                 parent, name = self._parent(path)
                 del parent.children[name]
         for number, node in self.in_use.items():
@@ -159,6 +182,10 @@ def broken_volume(*, copies: bool) -> tuple[RecordedNames, dict[str, bytes]]:
     for name, data in faulty.items():
         files.add(f"{FOLDER}\\{name}", data)
     return files, faulty
+
+
+def verdict_on(files: RecordedNames, results: list[RunResult]) -> Verdict:
+    return conclude(look(files, RULES), results).verdict
 
 
 def every_place(files: RecordedNames, name: str) -> list[tuple[str, bytes]]:
@@ -188,7 +215,7 @@ def take_back(files: RecordedNames) -> tuple[list, tuple[str, ...]]:  # type: ig
     return undo(files, RULES, find_installations(files).installations, now)
 
 
-@pytest.mark.parametrize("again", [None, 0, 2, 5])
+@pytest.mark.parametrize("again", [None, 0, 2, 5, 7])
 @pytest.mark.parametrize(("copies", "when"), CUTS)
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_move_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool, when: str, again: int | None) -> None:
@@ -201,12 +228,67 @@ def test_a_move_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool, 
             repair(files)
         files.cut_at = None
     results = repair(files)
+    done_before = Verdict.FAILED if files.freed else Verdict.ALREADY_CLEAN  # the name stays until the volume is checked
+    assert verdict_on(files, results) is (Verdict.REPAIRED if results else done_before)
     assert all(outcome is FileOutcome.QUARANTINED for outcome in outcomes(results).values())
     files.check_disk()
     assert_quarantined(files, faulty)
     assert repair(files) == []
+    assert verdict_on(files, []) is Verdict.ALREADY_CLEAN
     take_back(files)
     assert_in_place(files, faulty)
+
+
+def freed_last(files: RecordedNames) -> int:
+    cut(files, (3, "freed"), repair)
+    (number,) = files.freed
+    return number
+
+
+def unflag(files: RecordedNames) -> None:
+    freed_last(files)
+    files.flagged = False
+
+
+def finish(files: RecordedNames) -> None:
+    freed_last(files)
+    repair(files)
+
+
+def spoil_the_copy(files: RecordedNames) -> None:
+    freed_last(files)
+    (copy,) = (path for path, _ in every_place(files, NAMES[2]) if "quarantine" in path)
+    files._node(volume_path(copy)).data += b"x"
+
+
+def list_another(files: RecordedNames) -> None:
+    number = freed_last(files)
+    files.add(f"{FOLDER}\\{NAMES[2]}", b"another file")
+    files.freed = {number, files._node(volume_path(f"{FOLDER}\\{NAMES[2]}")).number}
+
+
+def damage_a_stranger(files: RecordedNames) -> None:
+    freed_last(files)
+    files.add(f"{FOLDER}\\C-00000291-stranger.sys", b"of no run")
+    files.unwritten.add(files._node(volume_path(f"{FOLDER}\\C-00000291-stranger.sys")).number)
+
+
+@pytest.mark.parametrize("state", [unflag, finish, spoil_the_copy, list_another, damage_a_stranger])
+def test_any_other_name_that_cannot_be_looked_at_is_a_failure(state: Callable[[RecordedNames], object]) -> None:
+    """Only what an interrupted run removed, and has whole in quarantine, on a volume that will be checked."""
+    files, _ = broken_volume(copies=True)
+    state(files)
+    assert verdict_on(files, repair(files)) is Verdict.FAILED
+
+
+def test_a_name_that_is_left_is_told() -> None:
+    files, _ = broken_volume(copies=True)
+    freed_last(files)
+    results = repair(files)
+    assert results[0].only_names == (f"{FOLDER}\\{NAMES[2]}",)
+    told = "was already moved; its old name is left for Windows's check of the volume to remove"
+    assert results[0].records[2].detail == told
+    assert any(note.endswith(f"{NAMES[2]}: {told}") for note in conclude(look(files, RULES), results).notes)
 
 
 @pytest.mark.parametrize(("copies", "when"), CUTS)
@@ -216,7 +298,7 @@ def test_an_undo_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool,
     repair(files)
     cut(files, (number, when), take_back)
     first = outcomes(take_back(files)[0])
-    assert (FileOutcome.FAILED in first.values()) is (when in ("listed", "created"))
+    assert (FileOutcome.FAILED in first.values()) is (when in ("listed", "created", "freed"))
     for name, data in faulty.items():
         assert any(found == data for _, found in every_place(files, name))
     files.check_disk()
@@ -224,8 +306,9 @@ def test_an_undo_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool,
     assert_in_place(files, faulty)
 
 
+@pytest.mark.parametrize("when", ["delisted", "freed"])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_deletion_cut_in_two_is_not_taken_back_by_a_check_of_the_volume(number: int) -> None:
+def test_a_deletion_cut_in_two_is_not_taken_back_by_a_check_of_the_volume(number: int, when: str) -> None:
     files, faulty = broken_volume(copies=True)
     rule = dataclasses.replace(CROWDSTRIKE_CHANNEL_291, action=Action.DELETE)
     removals = 0
@@ -237,8 +320,9 @@ def test_a_deletion_cut_in_two_is_not_taken_back_by_a_check_of_the_volume(number
         RecordedNames.remove(files, path)
 
     files.remove = counted  # type: ignore[method-assign]
-    cut(files, (number, "delisted"), lambda files: repair(files, (rule,)))
+    cut(files, (number, when), lambda files: repair(files, (rule,)))
     results = repair(files, (rule,))
+    assert verdict_on(files, results) is Verdict.REPAIRED
     assert set(outcomes(results).values()) == {FileOutcome.DELETED}
     files.check_disk()
     assert not any(every_place(files, name) for name in faulty)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder import profile
@@ -124,6 +124,7 @@ def test_a_footer_field_by_field() -> None:
     assert footer[68:84] == ID.bytes
 
 
+@settings(deadline=None)
 @given(st.integers(68, 1 << 40))
 def test_a_geometry_fits_its_fields_and_is_never_larger_than_the_disk(sectors: int) -> None:
     cylinders, heads, per_track = geometry(sectors)
@@ -139,6 +140,7 @@ def test_crc32c_as_rfc_3720_has_it(data: bytes, checksum: int) -> None:
     assert crc32c(data) == checksum
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_any_file_has_a_form(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("file") / "x"

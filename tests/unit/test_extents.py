@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from builder import extents
 from builder.errors import BaseMediaError, OutputError
-from builder.extents import Extents, merged, whole_file
+from builder.extents import Extents, Joined, merged, whole_file
 
 DATA = random.Random(291).randbytes(3_000_000)
 
@@ -42,6 +42,27 @@ def test_reading_and_copying(outer: Path, tmp_path: Path, pieces: list[tuple[int
     else:
         with pytest.raises(BaseMediaError, match=r"f is cut off"):
             file.read(at, length)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECES, max_size=4), st.integers(0, 200_000), st.integers(0, 200_000))
+def test_a_file_put_together_from_several(
+    outer: Path, tmp_path: Path, parts: list[list[tuple[int, int]]], at: int, length: int
+) -> None:
+    files = [Extents(path=outer, pieces=tuple(pieces), name="f") for pieces in parts]
+    whole = b"".join(DATA[offset : offset + size] for pieces in parts for offset, size in pieces)
+    joined = Joined(parts=tuple(files), name="joined")
+    joined.copy_to(tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == whole and joined.size == len(whole)
+    part = joined.part(at, length)
+    part.copy_to(tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == whole[at : at + length] and part.size == len(whole[at : at + length])
+
+
+def test_a_part_that_is_gone(outer: Path, tmp_path: Path) -> None:
+    gone = Extents(path=tmp_path / "gone", pieces=((0, 5),), name="gone in the ISO")
+    with pytest.raises(BaseMediaError, match="cannot read gone in the ISO: No such file"):
+        Joined(parts=(whole_file(outer), gone), name="joined").copy_to(tmp_path / "copy")
 
 
 def test_copying_where_the_kernel_cannot(outer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import ImageError, OutputError
-from builder.media.fat import FatFile, FatTable, fat_image, short_names
+from builder.media.fat import FatFile, FatTable, fat_image
+from builder.media.fat_names import short_names
 from builder.media.fat_reader import read_fat
 from builder.media.fat_structures import (
     Attribute,

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import ImageError, OutputError
@@ -84,6 +84,7 @@ def test_an_image_that_is_cut_off_is_refused(image: Path) -> None:
         read_table(stream, SIZE - 512)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 34 * 512), st.integers(0, 1 << 40))
 def test_garbage_never_raises_anything_else(image: Path, garbage: bytes, at: int, size: int) -> None:
     head = bytearray(head_of(image))

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,7 @@ def kernel_image(version: str = "6.12.1+test (builder) #1") -> bytes:
 
 
 def boot_files(**other: bytes) -> LinuxBootFiles:
-    values: dict[str, bytes] = {
+    values: dict[str, Any] = {
         "kernel": kernel_image(),
         "initrd": payload_segment(
             payload={"about.txt": b"x"}, init=b"#!/bin/sh\n", config=b"{}", base=b"", epoch=EPOCH

@@ -181,6 +181,20 @@ def test_keyboards_that_linux_has_not(name: str) -> None:
         linux_layout(name)
 
 
+@pytest.mark.parametrize(
+    ("text", "tail"),
+    [
+        ("", 32_000_000),
+        ("tail: 8MB", 8_000_000),
+        ("tail: 500 kB", 500_000),
+        ("tail: 2 GB", 2_000_000_000),
+        ("hybrid: false", None),
+    ],
+)
+def test_the_free_tail_of_a_hybrid_image(text: str, tail: int | None) -> None:
+    assert parse(text).tail == tail
+
+
 def test_times_and_yes_no_words_stay_text() -> None:
     read = parse(
         "organisation: no\ncontact: 2024-07-19\nrules:\n  - id: a\n    pattern: a*.sys\n"
@@ -228,6 +242,10 @@ def test_times_and_yes_no_words_stay_text() -> None:
         ("environment: winpe\nbackground: nowhere.jpg", 2, "background", "cannot be read"),
         ("environment: winpe\npayload_exe: nowhere", 2, "payload_exe", "there is no folder"),
         ("environment: winpe\nvolume_id: ABCDEFGHIJKLMNOPQ", 2, "volume_id", "at most 16 characters"),
+        ("tail: 0 MB", 1, "tail", "should be a size such as 64 MB (kB, MB, GB); for none at all: hybrid: false"),
+        ("tail: lots", 1, "tail", "should be a size such as 64 MB"),
+        ("tail: 32", 1, "tail", "should be text (put it in quotes), found 32"),
+        ("hybrid: false\ntail: 8 MB", 2, "tail", "is for hybrid: true; a plain ISO has no free space"),
         ("policy: all", 1, "policy", "should be"),
         ("ending:\n  otherwise: reboot", 2, "ending.otherwise", "should be 'power-off' or 'stay'"),
         ("ending: 3", 1, "ending", "should hold 'key: value' lines"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import UsageError
@@ -214,6 +214,7 @@ def test_a_machine_without_anything(tmp_path: Path) -> None:
     assert list_disks(LinuxRoot(path=tmp_path)) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=6))
 def test_no_mountinfo_or_swaps_confuse_it(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     machine = Machine(tmp_path_factory.mktemp("machine"))

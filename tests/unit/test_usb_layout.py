@@ -93,6 +93,7 @@ def test_an_image_that_shrinks_while_it_is_read(image: Path, tmp_path: Path) -> 
             layout.content(stream, Span(offset=19 * MIB, length=4 * MIB))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=4096))
 def test_garbage_is_refused_in_words(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("image") / "x"
