@@ -32,8 +32,6 @@ _MODULES = ("dm_mod", "dm_crypt", "dm_zero", "xts", "ecb", *CIPHER_MODULES)
 #: cryptsetup(8), "RETURN CODES": 1 wrong parameters, 2 wrong passphrase. It gives either for a wrong key.
 _REFUSALS = (1, 2)
 _NO_SUCH_KEY = "No key available"
-#: There is no udev here that would make the device's node, and dmsetup does not look whether there is.
-_NO_UDEV = ("--noudevrules", "--noudevsync")
 _MODULES_SECONDS = 60.0
 #: A slow machine takes a quarter of a minute for each recovery password that the volume has.
 _OPEN_SECONDS = 300.0
@@ -91,11 +89,20 @@ def unlocked(paths: LinuxPaths, node: Path, size: int, key: UnlockKey) -> Iterat
         )
     notes: list[str] = []
     try:
-        yield Unlocked(node=paths.dev / "mapper" / name, notes=notes)
+        yield Unlocked(node=_device_of(paths, name), notes=notes)
     finally:
-        closed = run(["dmsetup", "remove", "--retry", *_NO_UDEV, name], time_limit=_CLOSE_SECONDS)
+        closed = run(["dmsetup", "remove", "--retry", "--noudevsync", name], time_limit=_CLOSE_SECONDS)
         if not closed.ok:
             notes.append(f"{node.name} was not locked again before the end: {closed.sentence}.")
+
+
+def _device_of(paths: LinuxPaths, name: str) -> Path:
+    """The kernel's own node for a device that was made. In /dev/mapper there is none, or a stale one, without udev."""
+    for entry in (paths.sysfs / "class/block").glob("dm-*"):
+        with contextlib.suppress(OSError):
+            if (entry / "dm/name").read_text("utf-8", "replace").strip() == name:
+                return paths.dev / entry.name
+    raise VolumeNotOpened(VolumeState.UNREADABLE, "The volume was unlocked, but did not appear.", NOT_OPENED_ADVICE)
 
 
 def _is_refusal(ended: Completed) -> bool:
@@ -127,7 +134,7 @@ def _open_clear(node: Path, size: int, name: str) -> Completed:
     except (FveError, NotAuthentic) as error:
         raise KeyRefused(f"the clear key does not open {node.name}: {error}") from error
     table = crypt_table(clear, node).encode()
-    return run(["dmsetup", "create", *_NO_UDEV, name], time_limit=_OPEN_SECONDS, given=table)
+    return run(["dmsetup", "create", "--noudevsync", name], time_limit=_OPEN_SECONDS, given=table)
 
 
 def crypt_table(clear: ClearVolume, node: Path) -> str:
