@@ -112,9 +112,9 @@ def make_room(volume: Path) -> Room:
     They lie in System Volume Information where the volume has that folder, else at its root. Raises ToolMissing,
     ToolFailed, and ValueError where the volume has no contiguous free space for one.
     """
-    folder = f"{_FOLDER}/" if _FOLDER in _folders(volume) else ""
-    header, *metadata = (_place(volume, folder + name, size) for name, size in ROOM_FILES.items())
-    return Room(metadata=(metadata[0], metadata[1], metadata[2]), volume_header=header)
+    folder = _FOLDER if _FOLDER in _folders(volume) else ""
+    header, *metadata = (_place(volume, f"{folder}/{name}", size) for name, size in ROOM_FILES.items())
+    return Room(metadata=(metadata[0], metadata[1], metadata[2]), volume_header=header, folder=folder)
 
 
 def format_volume(

@@ -61,10 +61,14 @@ class MadeProtector:
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """Where on a volume BitLocker's own data lies: byte offsets, at multiples of the cluster size."""
+    """Where on a volume BitLocker's own data lies: byte offsets, at multiples of the cluster size.
+
+    `folder` is that of the files which keep NTFS away from there.
+    """
 
     metadata: tuple[int, int, int]
     volume_header: int
+    folder: str = ""
 
     @property
     def regions(self) -> tuple[tuple[int, int], ...]:

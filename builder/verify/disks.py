@@ -209,7 +209,7 @@ def _write_windows(disk: BinaryIO, made: BrokenDisk, *, beside: Path) -> BrokenD
         random = seeded(f"{made.plan.lock.description} {beside.name}".encode())
         made = replace(
             made,
-            plan=replace(made.plan, tree=made.plan.tree.with_files(*_room_files())),
+            plan=replace(made.plan, tree=made.plan.tree.with_files(*_room_files(room.folder))),
             locked=format_volume(volume, locked, made.plan.lock, room=room, random=random),
         )
         locked.replace(volume)
@@ -217,10 +217,11 @@ def _write_windows(disk: BinaryIO, made: BrokenDisk, *, beside: Path) -> BrokenD
     return made
 
 
-def _room_files() -> Iterator[TreeFile]:
+def _room_files(folder: str) -> Iterator[TreeFile]:
     """BitLocker's own files: who opens the volume reads zeros."""
     for name, size in ROOM_FILES.items():
-        yield TreeFile(path=name, content=bytes(size), modified=datetime.fromtimestamp(_EPOCH, UTC))
+        path = f"{folder}\\{name}" if folder else name
+        yield TreeFile(path=path, content=bytes(size), modified=datetime.fromtimestamp(_EPOCH, UTC))
 
 
 def _write_ntfs(disk: BinaryIO, partition: DiskPartition, *, label: str, tree: Tree, beside: Path) -> None:

@@ -21,7 +21,7 @@ from payload.formats.vault import LEAST_ROUNDS, SALT_SIZE, VaultHeader, VaultRec
 #: As `bluelift keys import` makes them: on one key on US, German and French keyboards.
 PASSPHRASE = "gobul tovek ridon hulev sipor"
 #: A recovery password that is well-formed and no volume's.
-WRONG_PASSWORD = "-".join(f"{11 * number:06d}" for number in range(20_001, 20_009))
+WRONG_PASSWORD = recovery_password.text_of(seeded(b"wrong password")(16))
 _REASON = "put the vault on the boot stick"
 _LIMIT = 60
 _STICK_SIZE = 40 << 20

@@ -65,6 +65,7 @@ class Typist:
         key_ids = question.data.get("key_ids")
         if not isinstance(key_ids, list) or not key_ids:
             return self.passphrase or None
-        passwords = next((self.passwords[key_id] for key_id in key_ids if key_id in self.passwords), ())
+        known = (key_id for key_id in key_ids if isinstance(key_id, str) and key_id in self.passwords)
+        passwords = next((self.passwords[key_id] for key_id in known), ())
         failed = question.data.get("failed")
         return passwords[min(failed if isinstance(failed, int) else 0, len(passwords) - 1)] if passwords else None

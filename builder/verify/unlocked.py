@@ -25,6 +25,7 @@ _SECTOR = 512
 def windows_volume(disk: BrokenDisk, scratch: Path) -> Path:
     """The volume in `scratch`; it replaces the last one there. Raises ToolMissing, ToolFailed."""
     volume = scratch / WINDOWS_VOLUME
+    volume.unlink(missing_ok=True)  # dislocker-file does not write over a file
     if disk.locked is None:
         return extract_partition(disk.path, disk.windows, volume)
     locked = extract_partition(disk.path, disk.windows, scratch / "windows.locked")
