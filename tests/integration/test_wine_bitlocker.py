@@ -7,6 +7,7 @@ lacks; so the metadata is read from the volume here, and from a physical disk on
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -214,14 +215,17 @@ def test_a_key_that_is_refused_leaves_the_volume_as_it_is(
     manage_bde_says(machine.image, **language)
     attach_locked(machine, encrypted.path, "000000-" * 7 + "000011")
     csv = f"KeyID,RecoveryKey\r\n{keys.guid},{keys.password}\r\n".encode()
-    attach_stick(machine, "E", {"Bluelift\\vault\\keys.csv": csv}, tmp_path)
+    identity = json.dumps({"image_id": CONFIG.image_id}).encode()
+    attach_stick(machine, "E", {"Bluelift\\vault\\keys.csv": csv, "Bluelift\\image.json": identity}, tmp_path)
     boot = machine.boot()
     assert boot.code == Verdict.NEEDS_A_KEY.exit_code, boot.log
     assert len(calls_of(boot)) == 1
     assert boot.calls[-1] == "wpeutil shutdown"
     assert machine.is_locked("D")
     assert machine.receipts("D") == ()
-    assert "A key was refused (plain CSV" in next((machine.root("E") / "Bluelift").rglob("*.json")).read_text()
+    (receipt,) = (machine.root("E") / "Bluelift" / "receipts").glob("*.json")
+    assert "A key was refused (plain CSV" in receipt.read_text()
+    assert keys.password not in receipt.read_text()
     assert_kept_secret(machine, boot, keys, tmp_path)
 
 
