@@ -10,14 +10,16 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from payload.environment import Volume, VolumeState, posix_files
+from payload.environment import OpenVolume, Volume, VolumeState, posix_files
 from payload.environment.boot_partitions import STORES, BootPartition, stores_on
+from payload.environment.linux_boot_partitions import ntfs_boot_partitions
 from payload.environment.posix_files import PosixVolumeFiles
 from payload.formats.bcd import BOOT_MANAGER, BcdStore, Element, ObjectType
 from payload.formats.fve import EncryptionMethod, FveState, FveVolume
@@ -268,6 +270,39 @@ def test_the_second_partition_has_its_turn(tmp_path: Path) -> None:
     assert set_safe_mode(Disk(first, second), VOLUME).partition == "system"
     assert safe_boot(path.read_bytes()) == 0
     assert stores_on(PosixVolumeFiles(second)) == [BIOS]
+
+
+def test_what_a_bios_starts_from_is_an_ntfs_volume(tmp_path: Path) -> None:
+    """Only of the volume's own disk, and only what is in order; a volume that takes no changes is said to be so."""
+    ready, asleep = VolumeState.READY, VolumeState.HIBERNATED
+    volumes = [
+        replace(VOLUME, id=name, disk=name[:3], state=state)
+        for name, state in {"sda1": ready, "sda2": ready, "sda3": asleep, "sdb1": ready}.items()
+    ]
+    for name in ("sda2", "sda3", "sdb1"):
+        put(tmp_path / name, made_store(path=r"\Windows\system32\winload.exe"), BIOS)
+    (tmp_path / "sda1").mkdir()
+    opened: list[tuple[str, bool]] = []
+    writable = True
+
+    @contextlib.contextmanager
+    def open_volume(volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
+        opened.append((volume.id, for_changes))
+        files = PosixVolumeFiles(tmp_path / volume.id)
+        yield OpenVolume(volume=volume, files=files, writable=for_changes and writable)
+
+    assert [found.name for found in ntfs_boot_partitions(volumes, open_volume, "sda")] == ["sda2"]
+    assert opened == [("sda1", False), ("sda2", False), ("sda2", True)]
+    writable = False
+    with pytest.raises(OSError, match="cannot be written"):
+        list(ntfs_boot_partitions(volumes, open_volume, "sda"))
+
+
+def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:
+    place = ("efi", "MICROSOFT", "boot", "bcd")
+    path = put(tmp_path, made_store(), place)
+    assert set_safe_mode(Disk(tmp_path), VOLUME).path == "\\efi\\MICROSOFT\\boot\\bcd"
+    assert safe_boot(path.read_bytes()) == 0
 
 
 # --- power cuts and full disks ---------------------------------------------------------------------------------------
