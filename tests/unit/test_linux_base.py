@@ -19,23 +19,32 @@ KERNEL = "6.12.1+deb13-amd64"
 NAMES = {
     "busybox": "1:1.37.0-6",
     "console-setup": "1.242",
+    "cryptsetup-bin": "2:2.7.5",
+    "dmsetup": "2:1",
     "grub-common": "2.12-9",
     "grub-efi-amd64-signed": "1+2.12",
     "grub-pc-bin": "2.12-9",
     "kbd": "2.7",
+    "libblkid1": "2.41",
     "libc6": "2.41",
     "libcap2": "1",
     "libcrypt1": "1:4",
+    "libcryptsetup12": "2:2.7.5",
     "libdevmapper1.02.1": "2:1",
     "libexpat1": "2",
     "libgcc-s1": "14",
+    "libjson-c5": "0.18",
     "liblzma5": "5",
     "libntfs-3g89t64": "1:2022",
     "libpcre2-8-0": "10",
+    "libpopt0": "1.19",
     "libpython3.13-minimal": "3.13",
     "libpython3.13-stdlib": "3.13",
     "libselinux1": "3",
+    "libssl3t64": "3.5",
     "libudev1": "257",
+    "libuuid1": "2.41",
+    "libzstd1": "1.5",
     f"linux-image-{KERNEL}": "6.12.1-1",
     "ntfs-3g": "1:2022",
     "perl-base": "5.40",
@@ -184,15 +193,24 @@ def test_only_what_an_image_needs_is_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.programs
 @needs_dpkg
-def test_of_pythons_large_library_one_module_is_unpacked(tmp_path: Path) -> None:
+def test_of_pythons_large_library_two_modules_are_unpacked(tmp_path: Path) -> None:
     members = [
+        member("./usr/lib/python3.13/hmac.py", b"x"),
         member("./usr/lib/python3.13/asyncio/__init__.py", b"x"),
         member("./usr/lib/python3.13/lib-dynload/_ssl.cpython-313-x86_64-linux-gnu.so", b"x"),
         member("./usr/lib/python3.13/lib-dynload/termios.cpython-313-x86_64-linux-gnu.so", b"x"),
     ]
-    unpack([write_deb(tmp_path, "libpython3.13-stdlib", members)], into=tmp_path / "root", step=SilentStep())
-    found = [path.name for path in (tmp_path / "root").rglob("*") if path.is_file()]
-    assert found == ["termios.cpython-313-x86_64-linux-gnu.so"]
+    minimal = [
+        member("./usr/lib/python3.13/os.py", b"x"),
+        member("./usr/lib/python3.13/lib-dynload/_hashlib.cpython-313-x86_64-linux-gnu.so", b"x"),
+        member("./usr/lib/python3.13/lib-dynload/_ssl.cpython-313-x86_64-linux-gnu.so", b"x"),
+    ]
+    debs = [
+        write_deb(tmp_path, f"libpython3.13-{part}", of) for part, of in (("stdlib", members), ("minimal", minimal))
+    ]
+    unpack(debs, into=tmp_path / "root", step=SilentStep())
+    found = sorted(path.name.partition(".")[0] for path in (tmp_path / "root").rglob("*") if path.is_file())
+    assert found == ["_hashlib", "hmac", "os", "termios"]
 
 
 HOSTILE = {
