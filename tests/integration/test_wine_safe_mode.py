@@ -7,14 +7,14 @@ cmd.exe, and what the true programs answer in safe mode.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-from builder.run import Completed
 from builder.safe_mode_script import safe_mode_files
 from builder.verify.wine_stand_ins import FOLDER, answer, calls, put_stand_ins
 from builder.wine import WinePrefix
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.jo
 CONFIG = PayloadConfig(image_id="id", rules=BUILT_IN_RULES, bluelift="0.1.0", contact="call 555")
 PROGRAMS = ("bcdedit", "shutdown", "icacls", "fsutil")
 LAST_CALLS = ["bcdedit /deletevalue {current} safeboot", "shutdown /r /t 15"]
-Run = Callable[..., Completed]
 
 
 class SafeMode:
@@ -46,13 +45,27 @@ class SafeMode:
             program = self.c / "windows" / "system32" / f"{name}.exe"
             program.unlink(missing_ok=True)
             shutil.copyfile(folder / "stand_in.exe", program)
+        make_windows(folder / "windows")
+        self._windows = folder / "windows"
+
+    def reset(self) -> None:
+        """The Windows is broken as at first, the medium fresh, and no program has been called."""
+        for made in (*self.kept, self.crowdstrike, self.medium / "Bluelift", self.stand_ins / FOLDER):
+            shutil.rmtree(made, ignore_errors=True)
+        (self.stand_ins / FOLDER).mkdir()
         answer(self.stand_ins, "fsutil", code=1)
-        for file in (folder / "windows").rglob("*"):
-            target = self._in_c(file.relative_to(folder / "windows"))
+        for file in self._windows.rglob("*"):
+            target = self._in_c(file.relative_to(self._windows))
             if file.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(file, target)
         self.put(CONFIG)
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Wine's server is up."""
+        with self._prefix.started():
+            yield
 
     def _in_c(self, path: Path) -> Path:
         """Where Wine has it: its own names are in small letters."""
@@ -81,23 +94,30 @@ class SafeMode:
     def run(self, *, safe_mode: bool = True) -> tuple[str, list[str]]:
         """What the script showed, and the calls it made."""
         before = len(calls(self.stand_ins))
-        with self._prefix.started():
-            done = self._prefix.run(
-                ["cmd", "/c", "E:\\Bluelift\\safe-mode.cmd"],
-                reason="try safe-mode.cmd",
-                time_limit=120,
-                stdin=b"\r\n",
-                env={"SAFEBOOT_OPTION": "MINIMAL"} if safe_mode else {},
-                ok=range(256),
-            )
+        done = self._prefix.run(
+            ["cmd", "/c", "E:\\Bluelift\\safe-mode.cmd"],
+            reason="try safe-mode.cmd",
+            time_limit=120,
+            stdin=b"\r\n",
+            env={"SAFEBOOT_OPTION": "MINIMAL"} if safe_mode else {},
+            ok=range(256),
+        )
         return done.text.replace("\r\n", "\n"), list(calls(self.stand_ins)[before:])
 
 
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SafeMode]:
+    folder = tmp_path_factory.mktemp("safe-mode")
+    (folder / "windows").mkdir()
+    made = SafeMode(folder)
+    with made.started():
+        yield made
+
+
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[SafeMode]:
-    (tmp_path / "windows").mkdir()
-    make_windows(tmp_path / "windows")
-    yield SafeMode(tmp_path)
+def host(machine: SafeMode) -> SafeMode:
+    machine.reset()
+    return machine
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -179,8 +199,3 @@ def test_a_payload_on_the_medium_does_it(host: SafeMode, code: int, goes_on: boo
     assert called == ["bcdedit /enum {current}", payload, *(LAST_CALLS if goes_on else [])]
     assert ("stays in safe mode" in said) != goes_on
     assert files_in(host.crowdstrike) == before
-
-
-def test_the_stand_ins_are_asked(host: SafeMode) -> None:
-    assert (host.stand_ins / FOLDER).is_dir()
-    assert calls(host.stand_ins) == ()
