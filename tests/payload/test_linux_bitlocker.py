@@ -98,15 +98,11 @@ def host(tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setattr(LinuxCipher, "unseal_ccm", lambda _self, *parts: unseal_ccm(*parts))
     (machine.paths.dev / "mapper").mkdir()
     (machine.paths.dev / "mapper/control").touch()
-    dm = machine.paths.sysfs / "class/block/dm-0/dm"
-    link = (
-        f"for last; do :; done; cat > {tmp_path}/given; ln -s {plain} {machine.paths.dev}/dm-0\n"
-        f"mkdir -p {dm}; echo $last > {dm}/name"
-    )
-    machine.program("cryptsetup", f"[ -f {tmp_path}/fails ] && {{ cat > /dev/null; . {tmp_path}/fails; }}\n{link}")
-    machine.program(
-        "dmsetup", f"if [ $1 = create ]; then {link}; else rm {machine.paths.dev}/dm-0; rm -r {dm.parent}; fi"
-    )
+    # As without udev: cryptsetup makes the node, dmsetup only when told to.
+    mapper, given = machine.paths.dev / "mapper", tmp_path / "given"
+    link = f"for last; do :; done; ln -sf {plain} {mapper}/$last"
+    machine.program("cryptsetup", f"cat > {given}; [ -f {tmp_path}/fails ] && . {tmp_path}/fails; {link}")
+    machine.program("dmsetup", f"case $1 in create) cat > {given};; mknodes) {link};; *) rm {mapper}/blue*;; esac")
 
     def make(volume: Path) -> Host:
         gpt_disk(machine, "sda", [BASIC_DATA, BASIC_DATA])
@@ -148,6 +144,7 @@ def test_a_key_goes_to_cryptsetup_by_its_input_alone(
     node = this.machine.paths.dev / "sda1"
     assert this.machine.calls == [
         f"cryptsetup open --type bitlk --batch-mode --key-file - {node} bluelift-sda1",
+        "dmsetup mknodes bluelift-sda1",
         "dmsetup remove --retry --noudevsync bluelift-sda1",
     ]
     assert this.environment.notes() == ()
@@ -182,7 +179,7 @@ def test_what_cryptsetup_says_is_told_apart(
 def test_a_volume_that_does_not_close_is_told(locked: Locked, host: Callable[[Path], Host]) -> None:
     made = locked(RECOVERY)
     this = host(made.path)
-    this.machine.program("dmsetup", "echo Device or resource busy; exit 1")
+    this.machine.program("dmsetup", "[ $1 = mknodes ] || { echo Device or resource busy; exit 1; }")
     volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
     with this.environment.unlocked(volume, UnlockKey(kind=RECOVERY, protector="", secret=bytes(16))):
         pass
@@ -193,7 +190,8 @@ def test_a_volume_that_does_not_close_is_told(locked: Locked, host: Callable[[Pa
 
 def test_a_device_that_does_not_appear_is_closed(locked: Locked, host: Callable[[Path], Host]) -> None:
     this = host(locked(RECOVERY).path)
-    this.machine.program("cryptsetup", "cat > /dev/null; exit 0")
+    this.machine.program("cryptsetup", "cat > /dev/null")
+    this.machine.program("dmsetup", "exit 0")
     volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
     key = UnlockKey(kind=RECOVERY, protector="", secret=bytes(16))
     with pytest.raises(VolumeNotOpened, match="did not appear"), this.environment.unlocked(volume, key):
