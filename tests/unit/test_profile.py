@@ -76,6 +76,20 @@ def test_a_full_profile(tmp_path: Path) -> None:
     assert (read.serial, read.disk_wait, read.volume_id, read.output) == ("", 600, "CONTOSO_1", "contoso")
 
 
+@pytest.mark.parametrize(
+    ("text", "key_wait", "nobody"),
+    [
+        ("name: x", 300, AfterRepair.POWER_OFF),
+        ("unattended: true", 0, AfterRepair.POWER_OFF),
+        ("unattended: true\nkey_wait: 60", 60, AfterRepair.POWER_OFF),
+        ("key_wait: 0\nending: {nobody: stay}", 0, AfterRepair.STAY),
+    ],
+)
+def test_how_long_a_question_for_a_key_waits(text: str, key_wait: int, nobody: AfterRepair) -> None:
+    config = parse(text).payload_config(image_id="i", bluelift="0")
+    assert (config.key_wait, config.ending.nobody) == (key_wait, nobody)
+
+
 def test_a_full_winpe_profile(tmp_path: Path) -> None:
     for name in ("adk", "vmd", "payload"):
         (tmp_path / name).mkdir()
@@ -211,6 +225,8 @@ def test_times_and_yes_no_words_stay_text() -> None:
         ("\n\nshell: 'yes'", 3, "shell", "should be true or false"),
         ("name: 3", 1, "name", "should be text (put it in quotes)"),
         ("disk_wait: 601", 1, "disk_wait", "should be 600 or less, found 601"),
+        ("key_wait: -1", 1, "key_wait", "should be 0 or more, found -1"),
+        ("unattended: true\nending: {nobody: stay}", 2, "ending.nobody", "stay waits for a key for ever"),
         ("disk_wait: 1.5", 1, "disk_wait", "should be a whole number"),
         ("environment: wimp", 1, "environment", "should be 'linux' or 'winpe'"),
         ("boot_ca: 2011", 1, "boot_ca", "is for environment: winpe"),
