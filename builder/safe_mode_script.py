@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from builder.errors import TemplateError
 from builder.render import render
-from builder.startnet_lint import lint_startnet
+from builder.startnet_lint import LintProblem, lint_startnet
 from payload.contract import (
     MEDIUM_FOLDER,
     SAFE_MODE_CONFIG,
@@ -30,8 +30,6 @@ _SHORT_NAME = 8
 _PLACES = {Below.WINDOWS: "%SystemRoot%", Below.VOLUME: "%SystemDrive%"}
 #: cmd.exe obeys these even in what echo prints.
 _OBEYED = str.maketrans(dict.fromkeys('&|<>^%"!', " "))
-#: Lines of the script without any rule, and for each of them.
-_LINES, _LINES_A_RULE = 70, 10
 
 
 def safe_mode_files(config: PayloadConfig) -> dict[str, bytes]:
@@ -45,7 +43,18 @@ def safe_mode_files(config: PayloadConfig) -> dict[str, bytes]:
 def safe_mode_script(config: PayloadConfig) -> bytes:
     """safe-mode.cmd: ASCII, CR LF, linted."""
     acting = [rule for rule in config.rules if acts(rule)]
-    moves = [rule for rule in acting if goes_by_name(rule)]
+    # A name that cmd.exe could take for something else is not handed to it.
+    moves = [rule for rule in acting if goes_by_name(rule) and not _lint(_render(config, [rule], []))]
+    script = _render(config, moves, [rule.id for rule in acting if rule not in moves])
+    if problems := _lint(script):
+        found = "\n".join(
+            f"{SAFE_MODE_SCRIPT}:{problem.line}: {problem.reason}: {problem.text}" for problem in problems
+        )
+        raise TemplateError(f"the template of {SAFE_MODE_SCRIPT} cannot be used\n{found}", hint=f"Mend {_TEMPLATE}.")
+    return script
+
+
+def _render(config: PayloadConfig, moves: Sequence[Rule], left_out: Sequence[str]) -> bytes:
     values = {
         "bluelift": _printed(config.bluelift),
         "image_id": _printed(config.image_id),
@@ -53,15 +62,14 @@ def safe_mode_script(config: PayloadConfig) -> bytes:
         "script": SAFE_MODE_SCRIPT,
         "config": SAFE_MODE_CONFIG,
         "moves": [_move(rule) for rule in moves],
-        "left_out": [rule.id for rule in acting if rule not in moves],
+        "left_out": left_out,
     }
-    script = render(_TEMPLATE, values, newline="\r\n", encoding="ascii")
-    if problems := lint_startnet(script, most_lines=_LINES + _LINES_A_RULE * len(acting)):
-        found = "\n".join(
-            f"{SAFE_MODE_SCRIPT}:{problem.line}: {problem.reason}: {problem.text}" for problem in problems
-        )
-        raise TemplateError(f"the template of {SAFE_MODE_SCRIPT} cannot be used\n{found}", hint=f"Mend {_TEMPLATE}.")
-    return script
+    return render(_TEMPLATE, values, newline="\r\n", encoding="ascii")
+
+
+def _lint(script: bytes) -> tuple[LintProblem, ...]:
+    """The script is as long as the profile has rules."""
+    return lint_startnet(script, most_lines=script.count(b"\n"))
 
 
 def acts(rule: Rule) -> bool:

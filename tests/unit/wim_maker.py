@@ -25,6 +25,7 @@ PE_FILES: dict[str, bytes] = {
     "Windows/System32/KERNEL32.dll": b"MZ kernel32",
     "Windows/System32/advapi32.dll": b"MZ advapi32",
     "Windows/System32/cfgmgr32.dll": b"MZ cfgmgr32",
+    "Windows/System32/bcrypt.dll": b"MZ bcrypt",
     "Windows/System32/ntdll.dll": b"MZ ntdll",
     "Windows/System32/apisetschema.dll": b"MZ apisetschema",
 }
