@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from builder.verify.locked_media import (
 )
 from builder.verify.locked_scenarios import UNLOCKED_BY, KeyPlace, LockedDisk, LockedScenario, VaultPlace
 from builder.verify.machine import Machine, state_folder
-from builder.verify.medium import check_medium
+from builder.verify.medium import as_raw, check_medium
 from builder.verify.qemu import Attach, Controller
 from builder.verify.report import NO_VERDICT, BootReport, Check, comparison_text, write_beside
 from builder.verify.scenarios import Afterwards
@@ -83,7 +82,7 @@ def boot_host(
         medium, sticks, discs = _lay_out_keys(scenario, host, settings=settings, state=state)
         pristine = {path: Path(shutil.copyfile(path, path.with_suffix(".before"))) for path in sticks}
         if settings.attach is not Attach.CD:
-            pristine[medium] = Path(shutil.copyfile(medium, medium.with_suffix(".before")))
+            pristine[medium] = Path(shutil.copyfile(medium, state / "pristine-medium"))
         config = replace(
             machine_config(state, disks[0], medium, firmware=firmware, controller=controller, settings=settings),
             more_disks=tuple(disk.path for disk in disks[1:]),
@@ -104,7 +103,11 @@ def boot_host(
             seen = replace(evidence, disk=disk)
             checks += _check_volume(wanted, template, seen, host.secrets, settings=settings, scratch=state)
         if settings.attach is not Attach.CD:
-            checks += check_medium(pristine[medium], medium, evidence.receipt, scratch=state)
+            before, after = (
+                as_raw(path, settings.form, path.with_suffix(".raw")) for path in (pristine[medium], medium)
+            )
+            checks += check_medium(before, after, evidence.receipt, scratch=state)
+            pristine[after] = before
         checks += _check_media(host, pristine)
         checks += _check_folder(host, folder, checks)
     report = BootReport(
@@ -134,7 +137,7 @@ def _lay_out_keys(
     """(the boot medium, sticks, discs) with every key where the scenario has it."""
     medium = settings.image.absolute()
     if settings.attach is not Attach.CD:
-        medium = Path(shutil.copyfile(medium, state / "medium.img"))
+        medium = Path(shutil.copyfile(medium, state / "medium"))
     sticks, discs = [], []
     if host.vault and scenario.vault is VaultPlace.BOOT_STICK:
         put_on_boot_stick(host.vault.path, medium)
@@ -234,11 +237,9 @@ def _check_media(host: LockedHost, pristine: dict[Path, Path]) -> Iterator[Check
 
 
 def _check_folder(host: LockedHost, folder: Path, checks: Sequence[Check]) -> Iterator[Check]:
-    """The evidence as it is, and what will be written of the checks (which holds what the receipt says)."""
+    """The serial log with events and receipt, QEMU's log, and what verdict.json will have of the checks."""
     write_beside(folder / "expected-vs-seen.txt", comparison_text(tuple(checks)))
-    write_beside(folder / "checks.json", json.dumps([check.seen for check in checks]))
-    yield _no_leaks("what this boot wrote: serial log, receipt", leaks_below(folder, host.secrets), host.secrets)
-    (folder / "checks.json").unlink()
+    yield _no_leaks("what this boot wrote", leaks_below(folder, host.secrets), host.secrets)
 
 
 def _no_leaks(where: str, found: Sequence[str], secrets: Secrets) -> Check:

@@ -15,6 +15,7 @@ from builder.verify.locked_scenarios import LOCKED_SCENARIOS, KeyPlace
 from builder.verify.report import VerifyReport
 from tests.boot.conftest import Boot
 from tests.boot.test_boot import assert_passed
+from tests.payload.linux_fakes import needs
 
 LOCKED = [
     Boot(scenario="keys-on-stick", attach="usb", firmware="uefi"),
@@ -24,6 +25,7 @@ LOCKED = [
 _SCENARIOS = {scenario.name: scenario for scenario in LOCKED_SCENARIOS}
 
 
+@needs("dislocker-file", "mcopy")
 @pytest.mark.parametrize("boot", LOCKED, ids=lambda boot: boot.scenario)
 def test_locked_volumes_come_out_as_they_should(proofs: Mapping[str, Future[VerifyReport]], boot: Boot) -> None:
     report = proofs[boot.name].result()
