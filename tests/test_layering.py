@@ -91,11 +91,11 @@ LAYERS: dict[str, tuple[int, str]] = {
 MINIMAL_PYTHON = frozenset(
     """abc argparse array ast atexit base64 binascii bisect builtins calendar cmath codecs collections compileall
     configparser contextlib copy copyreg csv dataclasses datetime dis encodings enum errno faulthandler fcntl filecmp
-    fnmatch functools gc genericpath getopt glob grp hashlib heapq hmac importlib inspect io ipaddress itertools json keyword
-    linecache locale logging marshal math opcode operator optparse os pathlib pickle pkgutil platform posix posixpath
-    pwd py_compile pyexpat quopri random re reprlib runpy select selectors signal site socket stat string stringprep
-    struct subprocess sys sysconfig syslog tempfile textwrap threading time token tokenize traceback tracemalloc types
-    typing unicodedata warnings weakref zipfile zipimport zlib termios __future__""".split()  # noqa: SIM905
+    fnmatch functools gc genericpath getopt glob grp hashlib heapq hmac importlib inspect io ipaddress itertools json
+    keyword linecache locale logging marshal math opcode operator optparse os pathlib pickle pkgutil platform posix
+    posixpath pwd py_compile pyexpat quopri random re reprlib runpy select selectors signal site socket stat string
+    stringprep struct subprocess sys sysconfig syslog tempfile textwrap threading time token tokenize traceback
+    tracemalloc types typing unicodedata warnings weakref zipfile zipimport zlib termios __future__""".split()  # noqa: SIM905
 )
 #: What the modules for Windows may use beside: payload/environment/windows*.py.
 WINDOWS_PYTHON = frozenset({"ctypes", "msvcrt", "winreg"})
