@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,14 +25,14 @@ from builder.verify.locked_media import (
     vault_cd,
 )
 from builder.verify.locked_scenarios import UNLOCKED_BY, KeyPlace, LockedDisk, LockedScenario, VaultPlace
-from builder.verify.machine import Machine, state_folder
+from builder.verify.machine import parse_event, state_folder
 from builder.verify.medium import as_raw, check_medium
 from builder.verify.qemu import Attach, Controller
 from builder.verify.report import NO_VERDICT, BootReport, Check, comparison_text, write_beside
 from builder.verify.scenarios import Afterwards
 from builder.verify.typist import Typist
 from builder.verify.unlocked import WINDOWS_VOLUME, bitlocker_metadata
-from payload.contract import Receipt, Verdict, VolumeRecord
+from payload.contract import EventName, Receipt, Verdict, VolumeRecord
 
 #: Keys are tried in 2^20 rounds of a hash, and somebody types.
 _PATIENCE = 3.0
@@ -74,43 +74,40 @@ def boot_host(
     settings: BootSettings,
     folder: Path,
 ) -> BootReport:
-    """Boot the image once with copies of the host's disks, and judge what came of it. Fills `folder`."""
+    """Boot the image with copies of the host's disks, and judge what came of it. Fills `folder`.
+
+    Once more, with fresh copies of everything, where nothing of ours ran.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     settings = replace(settings, limit=settings.limit * _PATIENCE)
-    with state_folder() as state:
-        disks = [copy_disk(template.disk, state / f"disk{n}.raw") for n, template in enumerate(host.templates)]
-        medium, sticks, discs = _lay_out_keys(scenario, host, settings=settings, state=state)
-        pristine = {path: Path(shutil.copyfile(path, path.with_suffix(".before"))) for path in sticks}
-        if settings.attach is not Attach.CD:
-            pristine[medium] = Path(shutil.copyfile(medium, state / "pristine-medium"))
-        config = replace(
-            machine_config(state, disks[0], medium, firmware=firmware, controller=controller, settings=settings),
-            more_disks=tuple(disk.path for disk in disks[1:]),
-            sticks=sticks,
-            discs=discs,
-        )
-        typist = _typist(scenario, host, folder)
-        questions = 0
-
-        def attend(machine: Machine) -> None:
-            nonlocal questions
-            questions = typist.attend(machine, limit=settings.limit)
-
-        evidence = run_machine(config, disks[0], firmware=firmware, settings=settings, folder=folder, attend=attend)
-        checks = [*check_receipt(evidence, scenario.verdict, disks)]
-        checks.append(same("the screen asked for keys", f"{scenario.questions} times", f"{questions} times"))
-        for wanted, template, disk in zip(scenario.disks, host.templates, disks, strict=True):
-            seen = replace(evidence, disk=disk)
-            checks += _check_volume(wanted, template, seen, host.secrets, settings=settings, scratch=state)
-        if settings.attach is not Attach.CD:
-            before, after = (
-                as_raw(path, settings.form, path.with_suffix(".raw")) for path in (pristine[medium], medium)
+    attempt, checks = 0, list[Check]()
+    while not checks:
+        attempt += 1
+        with state_folder() as state:
+            disks = [copy_disk(template.disk, state / f"disk{n}.raw") for n, template in enumerate(host.templates)]
+            keys = _lay_out_keys(scenario, host, settings=settings, state=state)
+            config = replace(
+                machine_config(
+                    state, disks[0], keys.medium, firmware=firmware, controller=controller, settings=settings
+                ),
+                more_disks=tuple(disk.path for disk in disks[1:]),
+                sticks=keys.sticks,
+                discs=keys.discs,
             )
-            checks += check_medium(before, after, evidence.receipt, scratch=state)
-            pristine[after] = before
-        checks += _check_media(host, pristine)
-        checks += _check_folder(host, folder, checks)
-    report = BootReport(
+            typist = _typist(scenario, host, folder, limit=settings.limit)
+            evidence = run_machine(
+                config, disks[0], firmware=firmware, settings=settings, folder=folder, attend=typist.attend
+            )
+            if evidence.reached_payload or attempt > settings.retries:
+                checks += check_receipt(evidence, scenario.verdict, disks)
+                checks.append(_check_questions(scenario, folder))
+                for wanted, template, disk in zip(scenario.disks, host.templates, disks, strict=True):
+                    seen = replace(evidence, disk=disk)
+                    checks += _check_volume(wanted, template, seen, host.secrets, settings=settings, scratch=state)
+                checks += _check_media(host, keys, evidence.receipt, settings=settings, scratch=state)
+                checks += _check_folder(host, folder, checks)
+    write_beside(folder / "expected-vs-seen.txt", comparison_text(tuple(checks)))
+    return BootReport(
         firmware=firmware.kind,
         controller=controller,
         scenario=scenario.name,
@@ -122,19 +119,28 @@ def boot_host(
         seconds=evidence.seconds,
         checks=tuple(checks),
         folder=folder,
+        attempts=attempt,
         attach=settings.attach,
     )
-    write_beside(folder / "expected-vs-seen.txt", comparison_text(report.checks))
-    return report
 
 
 # --- before ----------------------------------------------------------------------------------------------------------
 
 
-def _lay_out_keys(
-    scenario: LockedScenario, host: LockedHost, *, settings: BootSettings, state: Path
-) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
-    """(the boot medium, sticks, discs) with every key where the scenario has it."""
+@dataclass(frozen=True, kw_only=True)
+class LaidOutKeys:
+    """The boot medium, sticks and discs with every key where the scenario has it.
+
+    `before` has copies of what the guest can write to, as it was.
+    """
+
+    medium: Path
+    sticks: tuple[Path, ...]
+    discs: tuple[Path, ...]
+    before: Mapping[Path, Path]
+
+
+def _lay_out_keys(scenario: LockedScenario, host: LockedHost, *, settings: BootSettings, state: Path) -> LaidOutKeys:
     medium = settings.image.absolute()
     if settings.attach is not Attach.CD:
         medium = Path(shutil.copyfile(medium, state / "medium"))
@@ -148,7 +154,9 @@ def _lay_out_keys(
     for wanted, template in zip(scenario.disks, host.templates, strict=True):
         if wanted.key is KeyPlace.STICK and template.disk.locked:
             sticks.append(stick(state / f"{wanted.name}.img", template.disk.locked.startup_key_files))
-    return medium, tuple(sticks), tuple(discs)
+    writable = [*sticks, *([medium] if settings.attach is not Attach.CD else [])]
+    before = {path: Path(shutil.copyfile(path, path.with_suffix(".before"))) for path in writable}
+    return LaidOutKeys(medium=medium, sticks=tuple(sticks), discs=tuple(discs), before=before)
 
 
 def _passwords(
@@ -163,14 +171,14 @@ def _passwords(
     }
 
 
-def _typist(scenario: LockedScenario, host: LockedHost, folder: Path) -> Typist:
+def _typist(scenario: LockedScenario, host: LockedHost, folder: Path, *, limit: float) -> Typist:
     """Types with dashes what is right, and without what is wrong."""
     passwords = _passwords(scenario, host.templates, KeyPlace.HANDS)
     after = _passwords(scenario, host.templates, KeyPlace.HANDS_AFTER_A_WRONG_ONE)
     wrong = WRONG_PASSWORD.replace("-", "")
     passwords |= {key_id: (wrong, *right) for key_id, right in after.items()}
     passphrase = PASSPHRASE if host.vault and not scenario.passphrase_file else ""
-    return Typist(folder=folder, passphrase=passphrase, passwords=passwords)
+    return Typist(folder=folder, limit=limit, passphrase=passphrase, passwords=passwords)
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------------
@@ -228,9 +236,22 @@ def _record_of(receipt: Receipt | None, template: Template) -> VolumeRecord | No
     return found[0] if len(found) == 1 else None
 
 
-def _check_media(host: LockedHost, pristine: dict[Path, Path]) -> Iterator[Check]:
-    for path, before in pristine.items():
-        yield _no_leaks(path.stem, leaks_in(path, host.secrets, before=before), host.secrets)
+def _check_questions(scenario: LockedScenario, folder: Path) -> Check:
+    events = map(parse_event, (folder / "serial.log").read_text("utf-8", "replace").splitlines())
+    asked = sum(1 for event in events if event is not None and event.name == EventName.KEY_WANTED)
+    return same("the screen asked for keys", f"{scenario.questions} times", f"{asked} times")
+
+
+def _check_media(
+    host: LockedHost, keys: LaidOutKeys, receipt: Receipt | None, *, settings: BootSettings, scratch: Path
+) -> Iterator[Check]:
+    raw = {path: (before, path) for path, before in keys.before.items()}
+    if keys.medium in raw:
+        before, after = (as_raw(path, settings.form, path.with_name(f"{path.name}.raw")) for path in raw[keys.medium])
+        yield from check_medium(before, after, receipt, scratch=scratch)
+        raw[keys.medium] = before, after
+    for path, (before, after) in raw.items():
+        yield _no_leaks(path.stem, leaks_in(after, host.secrets, before=before), host.secrets)
     if host.vault is not None:
         key_ids = leaks.of_key_ids(host.vault.key_ids)
         yield _no_leaks("the vault", leaks_in(host.vault.path, host.secrets | key_ids), host.secrets | key_ids)

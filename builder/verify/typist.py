@@ -26,20 +26,21 @@ _NAMED = {" ": "spc", "-": "minus"}
 class Typist:
     """Answers by key id: the passwords to type one after the other. Volumes without any are skipped, by Esc and K.
 
-    Before each answer the screen is kept in `folder`, as key-screen-1.png and so on.
+    Before each answer the screen is kept in `folder`, as key-screen-1.png and so on. `limit` is seconds after power-on.
     """
 
     folder: Path
+    limit: float
     passphrase: str = field(default="", repr=False)
     passwords: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
-    def attend(self, machine: Machine, *, limit: float) -> int:
-        """Answer until the receipt comes, the machine ends, or `limit` seconds after power-on; how many questions came.
+    def attend(self, machine: Machine) -> int:
+        """Answer until the receipt comes, the machine ends, or the limit is there; how many questions were answered.
 
         Raises nothing for what the guest does.
         """
         answered, since = 0, 0.0
-        while machine.ended is None and machine.seconds < limit and machine.event(EventName.RECEIPT) is None:
+        while machine.ended is None and machine.seconds < self.limit and machine.event(EventName.RECEIPT) is None:
             questions = [event for event in machine.events if event.name == EventName.KEY_WANTED]
             if len(questions) > answered:
                 machine.watch(_DRAW_SECONDS)

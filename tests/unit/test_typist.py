@@ -65,8 +65,8 @@ def typed(text: str) -> list[tuple[str, ...]]:
 
 def attend(machine: FakeMachine, tmp_path: Path, **passwords: tuple[str, ...]) -> int:
     by_id = {ID: passwords.get("one", ()), OTHER_ID: passwords.get("other", ())}
-    typist = Typist(folder=tmp_path, passphrase=PASSPHRASE, passwords={k: v for k, v in by_id.items() if v})
-    return typist.attend(machine, limit=600)
+    typist = Typist(folder=tmp_path, limit=600, passphrase=PASSPHRASE, passwords={k: v for k, v in by_id.items() if v})
+    return typist.attend(machine)
 
 
 def test_the_passphrase_is_typed_when_it_is_asked_for(tmp_path: Path) -> None:
