@@ -251,7 +251,8 @@ def _check_media(
         yield from check_medium(before, after, receipt, scratch=scratch)
         raw[keys.medium] = before, after
     for path, (before, after) in raw.items():
-        yield _no_leaks(path.stem, leaks_in(after, host.secrets, before=before), host.secrets)
+        named = "the boot medium" if path == keys.medium else f"the stick {path.stem}"
+        yield _no_leaks(named, leaks_in(after, host.secrets, before=before), host.secrets)
     if host.vault is not None:
         key_ids = leaks.of_key_ids(host.vault.key_ids)
         yield _no_leaks("the vault", leaks_in(host.vault.path, host.secrets | key_ids), host.secrets | key_ids)
