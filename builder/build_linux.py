@@ -255,7 +255,10 @@ class _Work:
             grub_config=_grub_config(self.profile, image_id),
             image_json=identity(self.profile, image_id),
             mok_manager=mok_manager.read_bytes() if mok_manager.is_file() else None,
-            extra=safe_mode_files(self.profile.payload_config(image_id=image_id, bluelift=__version__)),
+            extra={
+                **safe_mode_files(self.profile.payload_config(image_id=image_id, bluelift=__version__)),
+                **({self.profile.vault.target: self.profile.vault.path} if self.profile.vault else {}),
+            },
         )
         layout = replace(linux_iso_layout(files, epoch=self.plan.epoch), volume_id=self.profile.volume_id)
         if self.profile.tail is not None:

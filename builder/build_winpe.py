@@ -231,7 +231,10 @@ class _Work:
             prompt=self.base.facts.prompt,
             form=IsoForm(settings.layout),
             volume_id=self.profile.volume_id,
-            extra=safe_mode_files(self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)),
+            extra={
+                **safe_mode_files(self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)),
+                **({self.profile.vault.target: self.profile.vault.path} if self.profile.vault else {}),
+            },
         )
         layout = windows_iso_layout(medium, epoch=self.plan.epoch)
         if self.profile.tail is not None:

@@ -116,7 +116,8 @@ def make_plan(profile: Profile, facts: Facts) -> Plan:
     )  # fmt: skip
     iso = maker.step(
         "iso", "ISO image", {**made_of, "payload-segment": payload},
-        extra={"image": image_id or "", "tail": str(profile.tail), "pycdlib": facts.tools.get("pycdlib", "")},
+        extra={"image": image_id or "", "tail": str(profile.tail), "pycdlib": facts.tools.get("pycdlib", ""),
+               "vault": profile.vault.sha256 if profile.vault else ""},
     )  # fmt: skip
     maker.step(
         "manifest", "manifest", {"iso": iso, **disk_forms(maker, profile, {"iso": iso})},

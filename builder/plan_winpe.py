@@ -147,6 +147,7 @@ def _on_media(profile: Profile, base: BaseFacts | None) -> dict[str, str]:
         "organisation": profile.organisation,
         "volume": profile.volume_id,
         "tail": str(profile.tail),
+        "vault": profile.vault.sha256 if profile.vault else "",
         "prompt": str(base.prompt) if base else "",
         "layout": profile.winpe.layout,
         "base media": digest(dict(base.media)) if base else "",

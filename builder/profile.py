@@ -17,6 +17,8 @@ from builder.errors import BuilderError, Problem, ProfileError, UsageError
 from builder.keyboards import linux_layout, windows_layout
 from payload.contract import (
     BUILT_IN_RULES,
+    MEDIUM_FOLDER,
+    MEDIUM_VAULT,
     Action,
     AfterRepair,
     Ending,
@@ -26,11 +28,14 @@ from payload.contract import (
     Rule,
 )
 from payload.formats.records import RecordError, from_json
+from payload.formats.vault import HEADER_SIZE, VaultError, read_header
 
 if TYPE_CHECKING:
     from builder.profile_schema import ProfileFile
 
 DEFAULT = "linux"
+#: How much larger than the vault that is built in a newer one on the stick may be, in bytes.
+_VAULT_GROWS = 8_000_000
 LINUX, WINPE = "linux", "winpe"
 _VOLUME_IDS = {LINUX: "BLUELIFT", WINPE: "BLUELIFT_PE"}
 #: Keys that make sense in one environment only.
@@ -89,6 +94,20 @@ class WinpeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VaultFile:
+    """A vault that is built in: where it is, its sha256 in hex, its size in bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+    @property
+    def target(self) -> str:
+        """Its path on the medium."""
+        return f"{MEDIUM_FOLDER}/{MEDIUM_VAULT}/{self.path.stem}.vault"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What to build. `rules` are final: the built-in ones with the profile's policy, then the profile's own.
 
@@ -119,6 +138,7 @@ class Profile:
     output: str
     tail: int | None
     disk_forms: tuple[str, ...] = ()
+    vault: VaultFile | None = None
 
     def payload_config(self, *, image_id: str, bluelift: str) -> PayloadConfig:
         """The configuration that goes into the image."""
@@ -279,6 +299,8 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
         for key in ("repaired", "otherwise", "nobody"):
             if ending.get(key) == "stay":
                 yield f"ending.{key}", "stay waits for a key for ever, but unattended says that nobody is there"
+    if data.get("vault") is not None:
+        yield from (("vault", problem) for problem in _vault_problems(folder / data["vault"]))
     if data.get("tail") is not None and not data.get("hybrid", True):
         yield "tail", "is for hybrid: true; a plain ISO has no free space"
     outputs = data.get("outputs", ["iso"])
@@ -288,6 +310,18 @@ def _combination_problems(data: dict[str, Any], rules: tuple[Rule, ...], folder:
         yield "outputs", "img, vhdx and vhd are for hybrid: true; a plain ISO is no disk"
     if str(data.get("output", "")).lower().endswith(".iso"):
         yield "output", "is the name without .iso"
+
+
+def _vault_problems(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as stream:
+            header = read_header(stream.read(HEADER_SIZE))
+            if header.vault_size != stream.seek(0, os.SEEK_END):
+                yield f"{path} was cut off or added to; import the keys again"
+    except VaultError as error:
+        yield f"{path} cannot be used: {error}; 'bluelift keys import' makes a vault"
+    except OSError as error:
+        yield f"{path} cannot be read: {error.strerror}"
 
 
 def _linux_combinations(data: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
@@ -416,6 +450,7 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
 
     read = ProfileFile.model_validate_json(json.dumps(data))
     otherwise = read.ending.otherwise or ("power-off" if read.unattended else "stay")
+    vault = _vault(folder / read.vault) if read.vault else None
     return Profile(
         name=read.name or read.environment,
         label=label,
@@ -447,9 +482,15 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         keyboard=linux_layout(read.keyboard) if read.environment == LINUX else "",
         volume_id=read.volume_id or _VOLUME_IDS[read.environment],
         output=read.output or f"bluelift-{read.environment}",
-        tail=_size(read.tail or _TAIL) if read.hybrid else None,
+        tail=max(_size(read.tail or _TAIL), vault.size + _VAULT_GROWS if vault else 0) if read.hybrid else None,
         disk_forms=tuple(form for form in ("img", "vhdx", "vhd") if form in read.outputs),
+        vault=vault,
     )
+
+
+def _vault(path: Path) -> VaultFile:
+    with path.open("rb") as stream:
+        return VaultFile(path=path, sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=path.stat().st_size)
 
 
 def _size(text: str) -> int:

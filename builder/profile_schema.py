@@ -192,6 +192,12 @@ class ProfileFile(Section):
         description="Free space on the stick that a hybrid image makes, for receipts, vault and drivers: such as "
         "64 MB (in powers of 1000). Made up to half as large again where FAT32 is smaller for it. Default: 32 MB.",
     )
+    vault: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A vault of BitLocker recovery passwords (`bluelift keys import`) to build in, relative to the "
+        "profile. The free space on the stick is then large enough for a newer one.",
+    )
     bitlocker: bool = Field(
         default=True, description="winpe: only a base with manage-bde will do, so that encrypted volumes can be opened."
     )

@@ -48,7 +48,7 @@ class LinuxBootFiles:
     grub_config: bytes
     image_json: bytes
     mok_manager: bytes | None = None
-    extra: Mapping[str, bytes] = field(default_factory=dict)
+    extra: Mapping[str, Path | bytes] = field(default_factory=dict)
 
 
 def marker(image_id: str) -> str:

@@ -19,6 +19,7 @@ from builder.profile_schema import BcdSection, ProfileFile, json_schema
 from builder.winpe_files import startnet_cmd
 from payload.contract import Action, AfterRepair, HibernatedVolumes, PayloadConfig, Policy
 from payload.formats.records import from_json, to_json
+from payload.formats.vault import LEAST_ROUNDS, VaultHeader
 
 RULE = """
   - id: contoso
@@ -134,6 +135,9 @@ def test_every_key_has_its_place_in_the_commented_profile(tmp_path: Path, name: 
         (tmp_path / folder).mkdir(parents=True)
     for file in ("Win11.iso", "debian-archive-keyring.gpg", "winpe.jpg"):
         (tmp_path / file).write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "keys.vault").write_bytes(
+        VaultHeader(rounds=LEAST_ROUNDS, salt=bytes(32), records=0).packed() + bytes(32)
+    )
     # What lends boot files is for winre, a mirror and a folder of packages are two ways to the same.
     uncommented = uncommented.replace("kind: windows-iso", "kind: winre")
     uncommented = re.sub(r"^  (debs): .*\n", "", uncommented, flags=re.MULTILINE)
