@@ -7,30 +7,21 @@ is judged as in builder.verify.torture.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import builder
 from builder.console import Step
-from builder.run import run
-from builder.verify import second_run
 from builder.verify.boot import BootSettings, Template, make_template
 from builder.verify.disks import extract_partition
 from builder.verify.machine import state_folder
-from builder.verify.populate import REASON
 from builder.verify.readback import Difference, check_volume
 from builder.verify.scenarios import find_scenarios
+from builder.verify.second_run import run_again
 from builder.verify.torture import HEALTHY, Rig, TortureRequest, direct_kernel, judge_volume
 from builder.verify.write_log import Write
-from payload.contract import Verdict
-
-_LIMIT = 180
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +61,7 @@ def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
         for number, moment in enumerate(moments, start=1):
             volume = extract_partition(template.disk.path, template.disk.windows, state / "cut.ntfs")
             write_all(volume, writes[:moment])
-            replayed.append(_run_again(volume, moment, template, ntfsck=request.ntfsck))
+            replayed.append(_judged(volume, moment, template, ntfsck=request.ntfsck))
             step.progress(number, len(moments), "power cuts")
             if not replayed[-1].passed:
                 step.warn(f"a power cut after write {moment} left damage")
@@ -128,17 +119,7 @@ def write_all(volume: Path, writes: Sequence[Write]) -> None:
             stream.write(write.data)
 
 
-def _run_again(volume: Path, writes: int, template: Template, *, ntfsck: Sequence[str]) -> Replayed:
-    mount_point = volume.with_suffix(".mnt")
-    mount_point.mkdir(exist_ok=True)
-    own_root = [] if os.geteuid() == 0 else ["--map-root-user"]
-    child = (sys.executable, "-m", second_run.__name__, str(volume), str(mount_point))
-    done = run(
-        ["unshare", *own_root, "--mount", "--propagation", "private", *child],
-        reason=REASON,
-        time_limit=_LIMIT,
-        env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
-    )
-    verdict = Verdict(json.loads(done.stdout)["verdict"]).headline
+def _judged(volume: Path, writes: int, template: Template, *, ntfsck: Sequence[str]) -> Replayed:
+    verdict = run_again(volume)
     needed, problems = judge_volume(volume, template, ntfsck=ntfsck)
     return Replayed(writes=writes, second_verdict=verdict, needed_repair=needed, problems=problems)
