@@ -1,4 +1,6 @@
-"""`make bench`: WinPE builds against mkwinpeimg, ISO writing against genisoimage, on the same input in the same run.
+"""`make bench`: WinPE builds against mkwinpeimg, ISO writing against genisoimage, on the same input in the same run;
+and what it costs that an image is a disk, too (builder.bench_hybrid). What is compared with others is a plain ISO, as
+theirs are.
 
     python -m builder.bench FOLDER [ROUNDS]      a table, and FOLDER/bench.json
 
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from builder import RELEASE_EPOCH
 from builder.base_check import BASE_CHECK
+from builder.bench_hybrid import HybridCost, hybrid_table, measure_hybrid
 from builder.cache import Cache, default_folder
 from builder.console import Console, SilentStep, Table, open_console
 from builder.errors import BuilderError, UsageError
@@ -68,10 +71,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was measured: the lines with a goal, and single numbers that explain them, by name (seconds or bytes)."""
+    """What was measured: the lines with a goal, and single numbers that explain them, by name (seconds or bytes).
+
+    `hybrid`: what the hybrid form costs.
+    """
 
     lines: tuple[Measured, ...]
     beside: Mapping[str, float]
+    hybrid: tuple[HybridCost, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """bench.json."""
@@ -88,7 +95,8 @@ class Report:
             }
             for line in self.lines
         ]
-        return {"schema": 2, "rounds": len(self.lines[0].ours), "lines": lines, **self.beside}
+        hybrid = [cost.as_json() for cost in self.hybrid]
+        return {"schema": 3, "rounds": len(self.lines[0].ours), "lines": lines, "hybrid": hybrid, **self.beside}
 
     def as_table(self) -> Table:
         """For people."""
@@ -116,6 +124,7 @@ def main(argv: Sequence[str]) -> int:
         folder.mkdir(parents=True)
         report = _bench(_Bench(folder=folder, rounds=rounds, console=console))
         console.table(report.as_table())
+        console.table(hybrid_table(report.hybrid))
         for name, value in report.beside.items():
             console.say(f"{name.replace('_', ' ')}: {_amount(value, 'B' if name.endswith('bytes') else 's')}")
         (folder / "bench.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
@@ -164,7 +173,7 @@ class _Bench:
         """One `bluelift build`, the program's start and all; `fresh`: the cache holds no more than _KEPT."""
         profile, cache = self.folder / "bench.yaml", self.folder / "cache"
         profile.write_text(
-            f"environment: winpe\nbitlocker: false\noutput: bench\nbase: {{index: {index}}}\n"
+            f"environment: winpe\nbitlocker: false\nhybrid: false\noutput: bench\nbase: {{index: {index}}}\n"
             f"contact: {json.dumps(text)}\n"
         )
         for record in (cache / "objects").glob("*/record.json") if fresh else ():
@@ -226,6 +235,8 @@ def _bench(bench: _Bench) -> Report:
     for number in range(1, bench.rounds + 1):
         with console.step(f"round {number} of {bench.rounds}"):
             rounds.append(_round(bench, number))
+    with console.step("the hybrid form, plain and hybrid in turns"):
+        hybrid = measure_hybrid(bench.folder / "hybrid")
     columns = {name: tuple(some[name] for some in rounds) for name in rounds[0]}
 
     def line(name: str, ours: str, theirs: str, goal: float) -> Measured:
@@ -252,7 +263,7 @@ def _bench(bench: _Bench) -> Report:
         "sha256sum_of_the_image": statistics.median(columns["sha256sum"]),
         "peak_memory_of_any_program_bytes": float(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024),
     }
-    return Report(lines=lines, beside=beside)
+    return Report(lines=lines, beside=beside, hybrid=hybrid)
 
 
 def _round(bench: _Bench, number: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from builder.console import SilentStep, Table, open_console, size_text
+from builder.errors import BuilderError, UsageError
 from builder.media.fat import FatFile, fat_image
 from builder.media.iso import IsoFile, IsoForm, IsoLayout, WrittenIso, write_iso
 from builder.media.layout import BIOS_IMAGE, GRUB, INITRD, KERNEL, SHIM, UEFI_IMAGE, hybrid_disk
@@ -49,8 +50,19 @@ class HybridCost:
         """What it costs in time."""
         return self.hybrid_seconds - self.plain_seconds
 
+    @property
+    def met(self) -> bool:
+        """Whether both goals are."""
+        return self.size <= SIZE_GOAL and self.seconds <= TIME_GOAL
 
-def measure(folder: Path) -> tuple[HybridCost, ...]:
+    def as_json(self) -> dict[str, object]:
+        """What was measured, what it comes to, and the goals."""
+        ratio, seconds = round(self.size, 4), round(self.seconds, 3)
+        costs = {"size": ratio, "size_goal": SIZE_GOAL, "seconds": seconds, "seconds_goal": TIME_GOAL, "met": self.met}
+        return {**asdict(self), **costs}
+
+
+def measure_hybrid(folder: Path) -> tuple[HybridCost, ...]:
     """Write both kinds of image into `folder`, plain and hybrid in turns; the best times."""
     folder.mkdir(parents=True, exist_ok=True)
     return (
@@ -59,7 +71,7 @@ def measure(folder: Path) -> tuple[HybridCost, ...]:
     )
 
 
-def table(costs: tuple[HybridCost, ...]) -> Table:
+def hybrid_table(costs: tuple[HybridCost, ...]) -> Table:
     """The costs beside what is allowed."""
     return Table(
         title="One image for CD, USB stick and disk: what the hybrid form costs",
@@ -71,7 +83,7 @@ def table(costs: tuple[HybridCost, ...]) -> Table:
             )
             for cost in costs
         ),
-        styles=tuple("good" if c.size <= SIZE_GOAL and c.seconds <= TIME_GOAL else "bad" for c in costs),
+        styles=tuple("good" if cost.met else "bad" for cost in costs),
     )  # fmt: skip
 
 
@@ -117,10 +129,16 @@ def _layout(sizes: dict[str, int], form: IsoForm, folder: Path) -> IsoLayout:
 
 def main(argv: list[str]) -> int:
     """Measure, print, write hybrid.json."""
-    folder = Path(argv[0])
-    costs = measure(folder)
-    open_console(plain=True).table(table(costs))
-    (folder / "hybrid.json").write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+    console = open_console(plain=True)
+    try:
+        if len(argv) != 1:
+            raise UsageError("a folder is wanted", hint="python -m builder.bench_hybrid build/bench/hybrid")
+        costs = measure_hybrid(Path(argv[0]))
+    except BuilderError as error:
+        console.error(error.message, error.hint, error.exit_code)
+        return error.exit_code
+    console.table(hybrid_table(costs))
+    (Path(argv[0]) / "hybrid.json").write_text(json.dumps([cost.as_json() for cost in costs], indent=2) + "\n")
     return 0
 
 

@@ -267,9 +267,8 @@ class _Work:
             layout = replace(layout, hybrid=replace(disk, bios=DiskBoot.GRUB, boot_hybrid=code))
         image = into / "image.iso"
         written = write_iso(layout, image, step=step)
-        size = written.size - written.free
-        step.note(size_text(size) + (f", and {size_text(written.free)} free on it as a disk" if written.free else ""))
-        if size > SIZE_LIMIT:
+        step.note(written.words)
+        if (size := written.size - written.free) > SIZE_LIMIT:
             step.warn(f"the image has {size_text(size)}, more than the {size_text(SIZE_LIMIT)} that a release may have")
 
     def _put_forms(self, into: Path, step: Step) -> None:

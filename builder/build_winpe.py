@@ -243,8 +243,7 @@ class _Work:
             layout = replace(layout, hybrid=replace(disk, bios=bios))
         sizes = {file.path: _size(file.source) for file in layout.files}
         written = write_iso(layout, target, step=step)
-        free = f", {size_text(written.free)} of it free on it as a disk" if written.free else ""
-        step.note(size_text(written.size) + free)
+        step.note(written.words)
         listed = tuple(
             ListedFile(path=path, size=sizes.get(path, 0), sha256=digest) for path, digest in written.files.items()
         )

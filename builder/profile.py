@@ -45,7 +45,6 @@ _WINPE_KEYS = (
     "bitlocker", "boot_ca", "prompt", "layout", "drivers", "bcd", "background", "payload_exe",
 )  # fmt: skip
 _TAIL = "32 MB"
-_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -446,7 +445,7 @@ def _all_rules(data: dict[str, Any], own: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, label: str, folder: Path) -> Profile:
-    from builder.profile_schema import ProfileFile  # noqa: PLC0415
+    from builder.profile_schema import ProfileFile, size_bytes  # noqa: PLC0415
 
     read = ProfileFile.model_validate_json(json.dumps(data))
     otherwise = read.ending.otherwise or ("power-off" if read.unattended else "stay")
@@ -482,7 +481,7 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
         keyboard=linux_layout(read.keyboard) if read.environment == LINUX else "",
         volume_id=read.volume_id or _VOLUME_IDS[read.environment],
         output=read.output or f"bluelift-{read.environment}",
-        tail=max(_size(read.tail or _TAIL), vault.size + _VAULT_GROWS if vault else 0) if read.hybrid else None,
+        tail=max(size_bytes(read.tail or _TAIL), vault.size + _VAULT_GROWS if vault else 0) if read.hybrid else None,
         disk_forms=tuple(form for form in ("img", "vhdx", "vhd") if form in read.outputs),
         vault=vault,
     )
@@ -491,11 +490,6 @@ def _profile(data: dict[str, Any], rules: tuple[Rule, ...], content: bytes, labe
 def _vault(path: Path) -> VaultFile:
     with path.open("rb") as stream:
         return VaultFile(path=path, sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size=path.stat().st_size)
-
-
-def _size(text: str) -> int:
-    """`64 MB` in bytes."""
-    return int(text[:-2]) * _UNITS[text[-2:]]
 
 
 def _winpe(read: ProfileFile, bcd: dict[str, Any], folder: Path) -> WinpeSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from builder.bcd import LONGEST_DESCRIPTION, LONGEST_TIMEOUT
 from payload.contract import Action, HibernatedVolumes, Policy, Rule
@@ -24,14 +24,25 @@ def _one_line(text: str) -> str:
 Line = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
 
 
-def _size(text: str) -> str:
-    if not re.fullmatch(r"[1-9][0-9]{0,5} ?(kB|MB|GB)", text):
+def _size(value: object) -> object:
+    if not isinstance(value, str) or not _SIZE.fullmatch(value):
         raise ValueError("should be a size such as 64 MB (kB, MB, GB); for none at all: hybrid: false")
-    return text
+    if size_bytes(value) > LARGEST_TAIL:
+        raise ValueError("should be 4 GB or less; `bluelift usb write --data` makes all of a stick usable")
+    return value
 
 
+def size_bytes(text: str) -> int:
+    """`64 MB` in bytes."""
+    return int(text[:-2]) * _UNITS[text[-2:]]
+
+
+_SIZE = re.compile(r"[1-9][0-9]{0,5} ?(kB|MB|GB)")
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
+#: Every stick has to have room for it, and it is hashed with each build.
+LARGEST_TAIL = 4 * 10**9
 #: Bytes in powers of 1000, as text.
-Size = Annotated[str, AfterValidator(_size)]
+Size = Annotated[str, BeforeValidator(_size)]
 
 
 class Section(BaseModel):
@@ -190,7 +201,8 @@ class ProfileFile(Section):
     tail: Size | None = Field(
         default=None,
         description="Free space on the stick that a hybrid image makes, for receipts, vault and drivers: such as "
-        "64 MB (in powers of 1000). Made up to half as large again where FAT32 is smaller for it. Default: 32 MB.",
+        "64 MB (in powers of 1000; 4 GB at most). Made up to half as large again where FAT32 is smaller for it. "
+        "Default: 32 MB.",
     )
     vault: str | None = Field(
         default=None,

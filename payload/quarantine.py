@@ -259,10 +259,10 @@ def _is_only_a_name(files: VolumeFiles, entry: JournalEntry) -> bool:
     """Whether a cut-off removal left the file's name, and no file. Raises OSError."""
     source = volume_path(entry.source)
     try:
-        found = files.entry(source)
+        files.entry(source)
     except OSError:
         return files.is_left_to_check(source, entry.file_number)
-    return found is None and files.is_left_to_check(source, entry.file_number)
+    return False
 
 
 def _find_moved(files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumePath | None) -> _Done:

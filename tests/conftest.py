@@ -6,11 +6,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from builder import profile
 from builder.build import BuildOptions, Built, build
 from builder.cache import default_folder
 from builder.console import PlainConsole
+
+# Speed is measured by `make bench`: no property fails for a machine that is slow or busy.
+settings.register_profile("bluelift", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bluelift")
 
 _UNIT = Path(__file__).parent / "unit"
 #: Modules of tests/unit whose point is that another program reads (or refuses) what ours wrote.

@@ -8,6 +8,8 @@ from builder.build import build
 from builder.commands.profile_arguments import options_from, profile_from
 from builder.commands.program import program
 from builder.console import Console, Summary, size_text
+from builder.outputs import Built
+from builder.profile import Profile
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
@@ -29,9 +31,18 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
             next_steps=(
                 f"{program()} verify {built.image}     boots it and lets it repair a disk",
                 f"{program()} inspect {built.image}    shows what is inside",
-                f"{program()} usb write {built.image} STICK    writes it to a USB stick ('usb list' shows them)",
-                "or burn it to a disc; then boot the broken host from it",
+                *_ways_to_boot(profile, built),
             ),
         )
     )
     return 0
+
+
+def _ways_to_boot(profile: Profile, built: Built) -> tuple[str, ...]:
+    """What to do with the image; a plain ISO starts from no stick."""
+    if profile.tail is None:
+        return ("burn it to a disc, or attach it as a CD; then boot the broken host from it",)
+    return (
+        f"{program()} usb write {built.image} STICK    writes it to a USB stick ('usb list' shows them)",
+        "or burn it to a disc; then boot the broken host from it",
+    )

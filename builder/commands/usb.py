@@ -44,14 +44,20 @@ def _list(console: Console) -> None:
         (disk.name, *_facts(disk), "; ".join(reasons) or "can be written to")
         for disk, reasons in zip(disks, against, strict=True)
     )
-    columns = ("device", "size", "model", "serial number", "bus", "")
+    columns = ("device", "size", "model", "serial number", "bus", "for an image")
     console.table(
         Table(title="", columns=columns, rows=rows, styles=tuple("dim" if reasons else "good" for reasons in against))
     )
+    if all(against):
+        console.notice("There is no stick to write to: plug one in, and wait until this lists it.")
 
 
 def _facts(disk: BlockDisk) -> tuple[str, ...]:
     return (size_text(disk.size), disk.model or "-", disk.serial or "-", disk.bus)
+
+
+def _known(disk: BlockDisk) -> str:
+    return ", ".join(fact for fact in _facts(disk) if fact != "-")
 
 
 def _write(arguments: argparse.Namespace, console: Console) -> None:
@@ -68,7 +74,7 @@ def _write(arguments: argparse.Namespace, console: Console) -> None:
         Summary(
             title=f"{disk.node} is {arguments.image.name}, and can be unplugged",
             facts=(
-                ("stick", ", ".join(fact for fact in _facts(disk) if fact != "-")),
+                ("stick", _known(disk)),
                 ("read back", "every byte that was written, past the cache: the same"),
                 *((("BLUELIFT-DATA", size_text(layout.data)),) if layout.data else ()),
             ),
@@ -89,7 +95,7 @@ def _check(disk: BlockDisk, image: StickImage, forced: str) -> None:
     reasons = objections(disk, needed=image.size, forced=forced)
     if reasons:
         raise OutputError(
-            f"{disk.name} ({', '.join(_facts(disk))}) is not overwritten:\n" + "\n".join(f"  {why}" for why in reasons),
+            f"{disk.name} ({_known(disk)}) is not overwritten:\n" + "\n".join(f"  {why}" for why in reasons),
             hint=f"If it is meant all the same: --force-device {disk.name}"
             if reasons == (NOT_REMOVABLE,)
             else f"'{program()} usb list' shows the disks of this machine.",

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from builder.console import size_text
 from builder.errors import OutputError
 from builder.media.boot_code import LARGEST_BOOTMGR, bootmgr_code, grub_code, uefi_only_code
 from builder.media.fat import (
@@ -260,7 +261,7 @@ def _smallest_tables(template: HybridPlan) -> HybridPlan:
             return plan
     enough = -(-(end + lack + _ALIGNMENT * SECTOR) // 1_000_000)
     raise OutputError(
-        f"a tail of {asked} bytes leaves too few clusters for a FAT32 volume, which has at least {_FEWEST_CLUSTERS}",
+        f"a tail of {size_text(asked)} makes too few clusters for a FAT32 volume, which has {_FEWEST_CLUSTERS} or more",
         hint=f"This image needs `tail: {enough} MB` or more. {_PLAIN}",
     )
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from pycdlib.pycdlibexception import PyCdlibException
 
-from builder.console import Step
+from builder.console import Step, size_text
 from builder.errors import OutputError
 from builder.extents import Extents, Joined, whole_file
 from builder.media.iso9660 import SECTOR, IsoEntry, IsoImage, Tree
@@ -55,6 +55,12 @@ class WrittenIso:
     files: Mapping[str, str]
     free: int = 0
 
+    @property
+    def words(self) -> str:
+        """What was written, for a person."""
+        free = f"; {size_text(self.free)} more are free to use on a stick" if self.free else ""
+        return f"{len(self.files)} files in {size_text(self.size - self.free)}, read back and compared{free}"
+
 
 def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
     """Write `layout` to `output`, beside it first and on to the disk, and read every file back.
@@ -87,7 +93,6 @@ def write_iso(layout: IsoLayout, output: Path, *, step: Step) -> WrittenIso:
                 free = read_back_disk(hybrid, back) if hybrid is not None else 0
             sha256, size = stream.finish(), stream.tell()
         part.replace(output)
-    step.note(f"{output.name}: {size} bytes, {len(sources)} files read back")
     # GRUB's BIOS image is listed as it was given, not as it is on a disk.
     given = {source.file.path: source.sha256 for source in sources if source.sha256 is not None}
     return WrittenIso(size=size, sha256=sha256, files={**digests, **given}, free=free)

@@ -157,11 +157,12 @@ def _serial(config: MachineConfig) -> tuple[str, ...]:
     return ("-chardev", f"file,id=serial,path={_value(str(config.serial_log))}", "-serial", "chardev:serial")
 
 
+#: First to boot, but for a kernel that QEMU loads itself, which has index 0.
 _IMAGE_DEVICES: dict[Attach, tuple[str, ...]] = {
     # An AHCI controller of its own: the same on both machine types, and away from the disk's controller.
-    Attach.CD: ("ahci,id=imagebus", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
-    Attach.USB: ("qemu-xhci,id=imagebus", "usb-storage,drive=image,bus=imagebus.0,bootindex=0,removable=on"),
-    Attach.DISK: ("ahci,id=imagebus", "ide-hd,drive=image,bus=imagebus.0,bootindex=0,serial=BLUELIFT-IMAGE"),
+    Attach.CD: ("ahci,id=imagebus", "ide-cd,drive=image,bus=imagebus.0,bootindex=1"),
+    Attach.USB: ("qemu-xhci,id=imagebus", "usb-storage,drive=image,bus=imagebus.0,bootindex=1,removable=on"),
+    Attach.DISK: ("ahci,id=imagebus", "ide-hd,drive=image,bus=imagebus.0,bootindex=1,serial=BLUELIFT-IMAGE"),
 }
 
 

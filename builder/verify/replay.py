@@ -7,30 +7,22 @@ is judged as in builder.verify.torture.
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import sys
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import builder
 from builder.console import Step
-from builder.run import run
-from builder.verify import second_run
 from builder.verify.boot import BootSettings, make_template
 from builder.verify.disks import extract_partition
 from builder.verify.judge import Template
 from builder.verify.machine import state_folder
-from builder.verify.populate import REASON
-from builder.verify.readback import Difference
+from builder.verify.readback import Difference, check_volume
 from builder.verify.scenarios import REPAIR
+from builder.verify.second_run import run_again
 from builder.verify.torture import HEALTHY, Rig, TortureRequest, direct_kernel, judge_volume
 from builder.verify.write_log import Write
-from payload.contract import Verdict
-
-_LIMIT = 180
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +43,7 @@ class Replayed:
 def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
     """Record one repair; run again from `request.kills` of the states between its writes, from all of them for 0.
 
-    The seed says which. Raises what `builder.verify.torture.cut_power` raises.
+    Of each kind of damage one at least; the seed says which. Raises what `builder.verify.torture.cut_power` raises.
     """
     settings = BootSettings(image=request.image, ntfsck=request.ntfsck, memory_mib=request.memory_mib)
     with state_folder() as state:
@@ -62,12 +54,14 @@ def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
         moments = changing(untouched, writes)
         step.note(f"seed {request.seed}: {len(writes)} writes, after {len(moments)} of them the volume is another")
         if 0 < request.kills < len(moments):
-            moments = sorted(random.Random(request.seed).sample(moments, request.kills))
+            kinds = kinds_of_damage(untouched, writes, moments, ntfsck=request.ntfsck)
+            step.note(f"ntfsck tells {len(kinds)} kinds of damage apart")
+            moments = sample(kinds, request.kills, random.Random(request.seed))
         replayed = []
         for number, moment in enumerate(moments, start=1):
             volume = extract_partition(template.disk.path, template.disk.windows, state / "cut.ntfs")
             write_all(volume, writes[:moment])
-            replayed.append(_run_again(volume, moment, template, ntfsck=request.ntfsck))
+            replayed.append(_judged(volume, moment, template, ntfsck=request.ntfsck))
             step.progress(number, len(moments), "power cuts")
             if not replayed[-1].passed:
                 step.warn(f"a power cut after write {moment} left damage")
@@ -92,6 +86,31 @@ def changing(untouched: Path, writes: Sequence[Write]) -> list[int]:
     return moments
 
 
+def kinds_of_damage(
+    volume: Path, writes: Sequence[Write], moments: Sequence[int], *, ntfsck: Sequence[str]
+) -> list[list[int]]:
+    """The moments, those together of which ntfsck says the same but for numbers. `volume` is written to.
+
+    Most damage is that of any new file. A sample by chance would seldom have the few moments that are their own kind:
+    the table and its mirror disagree, or a folder lists a file whose record is free.
+    """
+    kinds: dict[str, list[int]] = {}
+    done = 0
+    for moment in moments:
+        write_all(volume, writes[done:moment])
+        done = moment
+        said = re.sub(r"\d+", "", check_volume(volume, ntfsck=ntfsck))
+        kinds.setdefault(said, []).append(moment)
+    return list(kinds.values())
+
+
+def sample(kinds: Sequence[Sequence[int]], count: int, choice: random.Random) -> list[int]:
+    """`count` moments in their order, or more where there are more kinds: of each kind one, the others by chance."""
+    chosen = {choice.choice(kind) for kind in kinds}
+    others = sorted({moment for kind in kinds for moment in kind} - chosen)
+    return sorted(chosen | set(choice.sample(others, min(len(others), max(0, count - len(chosen))))))
+
+
 def write_all(volume: Path, writes: Sequence[Write]) -> None:
     """Do to the volume what the writes did."""
     with volume.open("r+b") as stream:
@@ -100,17 +119,7 @@ def write_all(volume: Path, writes: Sequence[Write]) -> None:
             stream.write(write.data)
 
 
-def _run_again(volume: Path, writes: int, template: Template, *, ntfsck: Sequence[str]) -> Replayed:
-    mount_point = volume.with_suffix(".mnt")
-    mount_point.mkdir(exist_ok=True)
-    own_root = [] if os.geteuid() == 0 else ["--map-root-user"]
-    child = (sys.executable, "-m", second_run.__name__, str(volume), str(mount_point))
-    done = run(
-        ["unshare", *own_root, "--mount", "--propagation", "private", *child],
-        reason=REASON,
-        time_limit=_LIMIT,
-        env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
-    )
-    verdict = Verdict(json.loads(done.stdout)["verdict"]).headline
+def _judged(volume: Path, writes: int, template: Template, *, ntfsck: Sequence[str]) -> Replayed:
+    verdict = run_again(volume)
     needed, problems = judge_volume(volume, template, ntfsck=ntfsck)
     return Replayed(writes=writes, second_verdict=verdict, needed_repair=needed, problems=problems)

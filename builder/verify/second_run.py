@@ -1,20 +1,40 @@
 """The payload's second run on a volume that a power cut left, on this machine and without a virtual one.
 
-Run as a child, `python -m builder.verify.second_run VOLUME MOUNT_POINT`, inside `unshare --mount`; prints the receipt.
-The volume is mounted as payload.environment.linux_ntfs does it.
+It is run by a child, `python -m builder.verify.second_run VOLUME MOUNT_POINT`, which prints the receipt, inside
+`unshare --mount`. The volume is mounted as payload.environment.linux_ntfs does it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
+import builder
 from builder.errors import BuilderError
 from builder.run import run
 from builder.verify.populate import REASON, mounted
+from payload.contract import Verdict
 from payload.formats.ntfs import mirror_patches
 
 _LIMIT = 120
+_LIMIT_OF_CHILD = 180
+
+
+def run_again(volume: Path) -> str:
+    """Repair `volume` with the payload, in a child; the headline of its receipt. Raises ToolFailed, ToolMissing."""
+    mount_point = volume.with_suffix(".mnt")
+    mount_point.mkdir(exist_ok=True)
+    own_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    child = (sys.executable, "-m", "builder.verify.second_run", str(volume), str(mount_point))
+    done = run(
+        ["unshare", *own_root, "--mount", "--propagation", "private", *child],
+        reason=REASON,
+        time_limit=_LIMIT_OF_CHILD,
+        env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
+    )
+    return Verdict(json.loads(done.stdout)["verdict"]).headline
 
 
 def second_run(volume: Path, mount_point: Path) -> str:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from payload.formats.partition_table import PartitionTable
+from payload.formats.raid_metadata import RaidMetadata
+
 #: As Windows names them; it cannot be installed on any of these.
 _NO_WINDOWS_ON = frozenset(("FAT", "FAT32", "exFAT", "CDFS", "UDF"))
 
@@ -43,10 +46,18 @@ def can_be_medium(volume: PlacedVolume, sticks: frozenset[int]) -> bool:
     return not may_hold_windows(volume) or is_plugged_in(volume, sticks)
 
 
+def can_be_image_alone(table: PartitionTable | None, raid: RaidMetadata | None) -> bool:
+    """Whether a disk can be this image and nothing else, as attached to a virtual machine: it has one partition."""
+    return raid is None and table is not None and len(table.partitions) == 1
+
+
 def disks_of_media(
-    volumes: Iterable[PlacedVolume], media: Iterable[PlacedVolume], sticks: frozenset[int]
+    volumes: Iterable[PlacedVolume], media: Iterable[PlacedVolume], candidates: frozenset[int]
 ) -> frozenset[int]:
-    """The disks that are the boot medium as a whole: sticks with one of the media on them and no room for Windows."""
+    """The disks that are the boot medium as a whole: those with one of the media on them and no room for Windows.
+
+    `candidates`: sticks, and disks for which `can_be_image_alone` holds.
+    """
     carrying = {number for medium in media for number in medium.disks}
     windows_own = {number for volume in volumes if may_hold_windows(volume) for number in volume.disks}
-    return frozenset((carrying & sticks) - windows_own)
+    return frozenset((carrying & candidates) - windows_own)

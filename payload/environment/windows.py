@@ -25,7 +25,13 @@ from payload.contract import (
 from payload.environment import Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
 from payload.environment import windows_api as api
 from payload.environment import windows_bitlocker as bitlocker
-from payload.environment.boot_media import can_be_medium, disks_of_media, is_plugged_in, may_hold_windows
+from payload.environment.boot_media import (
+    can_be_image_alone,
+    can_be_medium,
+    disks_of_media,
+    is_plugged_in,
+    may_hold_windows,
+)
 from payload.environment.boot_partitions import BootPartition
 from payload.environment.locked import UnlockKey
 from payload.environment.windows_cipher import WindowsCipher
@@ -197,7 +203,8 @@ class WindowsEnvironment:
 
     @cached_property
     def _boot_disks(self) -> frozenset[int]:
-        return disks_of_media(self._seen, self._boot_media, self._sticks)
+        virtual = frozenset(disk.number for disk in self._disks if can_be_image_alone(disk.table, disk.raid))
+        return disks_of_media(self._seen, self._boot_media, self._sticks | virtual)
 
     @property
     def _sticks(self) -> frozenset[int]:

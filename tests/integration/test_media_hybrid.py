@@ -26,6 +26,9 @@ from builder.media.hybrid import disk_guid
 from builder.media.iso import HybridDisk, IsoFile, IsoForm, IsoLayout, WrittenIso, write_iso
 from builder.media.layout import hybrid_disk
 from builder.verify.inspect import inspect_image
+from payload.environment.boot_media import can_be_image_alone
+from payload.formats.partition_table import read_partition_table
+from payload.formats.raid_metadata import find_raid_metadata
 
 EPOCH = 1751328000
 IMAGE_ID = "0f3a"
@@ -146,6 +149,13 @@ def test_sgdisk_finds_no_problem(hybrid: Hybrid) -> None:
     assert str(disk_guid(IMAGE_ID)).upper() in said
     assert "Microsoft basic data" in said
     assert hybrid.path.stat().st_size % (1 << 20) == 0
+
+
+def test_winpe_takes_it_for_its_own_disk_in_a_virtual_machine(hybrid: Hybrid) -> None:
+    with hybrid.path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        table = read_partition_table(stream, size)
+        assert can_be_image_alone(table, find_raid_metadata(stream, size, table))
 
 
 @tool("fsck.vfat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -170,6 +171,26 @@ def test_profiles_that_are_refused(profile: str, line: int, said: str, tmp_path:
     (tmp_path / "p.yaml").write_text(f"environment: winpe\n{profile}\n")
     shown = refused(tmp_path, "p.yaml", "--windows-iso", "not-even-looked-at.iso", code=3, said=said)
     assert f"p.yaml:{line}: " in shown
+
+
+def test_only_a_hybrid_image_is_said_to_start_from_a_stick(tmp_path: Path) -> None:
+    """And a stick refuses the plain one; a tail that is too small says how large it has to be."""
+    small_iso(tmp_path / "x.iso")
+    payload = small_payload(tmp_path / "payload")
+    argv = ("build", "p.yaml", "--windows-iso", "x.iso", "--payload-exe", payload, "--cache", "cache", "-o", "dist")
+    said = {}
+    for setting in ("hybrid: false", "hybrid: true", "tail: 500 kB"):
+        (tmp_path / "p.yaml").write_text(f"environment: winpe\n{setting}\n")
+        said[setting] = bluelift(*argv, cwd=tmp_path)
+    plain, hybrid, small = said.values()
+    assert plain.returncode == hybrid.returncode == 0
+    assert "attach it as a CD" in plain.stdout and "usb write" not in plain.stdout
+    assert "usb write" in hybrid.stdout
+    assert "more are free to use on a stick" in hybrid.stderr
+    assert "free" not in plain.stderr
+    assert small.returncode == 7
+    assert "a tail of 500 kB makes too few clusters for a FAT32 volume" in small.stderr
+    assert re.search(r"needs `tail: [0-9]+ MB` or more", small.stderr)
 
 
 @pytest.mark.parametrize("layout", ["bridge", "microsoft"])

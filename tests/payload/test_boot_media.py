@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from payload.environment.boot_media import can_be_medium, disks_of_media, is_plugged_in, may_hold_windows
+from payload.environment.boot_media import (
+    can_be_image_alone,
+    can_be_medium,
+    disks_of_media,
+    is_plugged_in,
+    may_hold_windows,
+)
+from payload.formats.partition_table import BASIC_DATA, EFI_SYSTEM, Partition, PartitionTable, TableKind
+from payload.formats.raid_metadata import RaidKind, RaidMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +64,40 @@ def test_what_is_the_medium(
     assert (can_be_medium(medium, STICK) and not may_hold_windows(medium)) is left_out
     assert (can_be_medium(medium, STICK) and is_plugged_in(medium, STICK)) is drivers
     assert disks_of_media(volumes, [medium] if is_medium else [], STICK) == whole_disks
+
+
+def table(*types: str) -> PartitionTable:
+    """A GPT with partitions of these types."""
+    partitions = (
+        Partition(number=number, start=number << 20, size=1 << 20, type=kind) for number, kind in enumerate(types, 1)
+    )
+    return PartitionTable(kind=TableKind.GPT, partitions=tuple(partitions))
+
+
+@pytest.mark.parametrize(
+    ("disk", "others", "medium"),
+    [
+        # The image as a virtual machine's disk; the disk may be named its boot medium.
+        (table(BASIC_DATA), [], True),
+        # The host's own disk with a copy on its EFI system partition: beside it lies more, whether it can be seen,
+        (table(EFI_SYSTEM, BASIC_DATA), [("NTFS", OWN)], False),
+        # or not: damaged, hidden, or without a driver.
+        (table(EFI_SYSTEM, BASIC_DATA), [], False),
+        # A disk whose table nobody can read.
+        (None, [], False),
+        # One partition, on which there is room for Windows: a volume that spans two disks.
+        (table(BASIC_DATA), [("NTFS", OWN)], False),
+    ],
+)
+def test_a_disk_of_a_virtual_machine_is_the_medium_where_nothing_else_is_on_it(
+    disk: PartitionTable | None, others: list[tuple[str, frozenset[int]]], *, medium: bool
+) -> None:
+    copy = Volume(file_system="FAT32", disks=OWN)
+    volumes = [copy, *(Volume(file_system=name, disks=disks) for name, disks in others)]
+    alone = OWN if can_be_image_alone(disk, None) else frozenset()
+    assert disks_of_media(volumes, [copy], STICK | alone) == (OWN if medium else frozenset())
+    assert not disks_of_media(volumes, [], STICK | alone)
+
+
+def test_a_part_of_a_raid_is_never_the_medium() -> None:
+    assert not can_be_image_alone(table(BASIC_DATA), RaidMetadata(kind=RaidKind.INTEL, offset=1024))

@@ -263,7 +263,7 @@ def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
     started.stdout.readline()
     time.sleep(0.2)
     started.send_signal(signal.SIGTERM)
-    _, err = started.communicate(timeout=30)
+    _, err = started.communicate(timeout=300)  # it ends at once, but a busy machine may let it wait
     assert started.returncode == EXIT_INTERRUPTED == 130
     assert "Stopped before anything was left half-way" in err
     assert "Traceback" not in err

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import bench
+from builder import bench, bench_hybrid
 from builder.bench import Measured, Report
+from builder.bench_hybrid import HybridCost, hybrid_table
 from builder.errors import ToolFailed, ToolMissing
 
 POSITIVE = st.floats(0.001, 1000)
@@ -41,6 +42,27 @@ def test_a_ratio_is_the_median_of_the_rounds(
     assert line.met is met
 
 
+def hybrid_cost(hybrid_size: int = 1510, seconds: float = 1.25) -> HybridCost:
+    return HybridCost(
+        name="linux", plain_size=1000, hybrid_size=hybrid_size, free=500, plain_seconds=1.0, hybrid_seconds=seconds
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "met"),
+    [(1520, 1.5, True), (1521, 1.5, False), (1520, 1.51, False), (1490, 0.9, True)],
+)
+def test_the_free_tail_is_no_cost_of_the_hybrid_form(size: int, seconds: float, *, met: bool) -> None:
+    cost = hybrid_cost(size, seconds)
+    assert cost.met is met
+    assert hybrid_table((cost,)).styles == ("good" if met else "bad",)
+
+
+def test_the_hybrid_form_alone_wants_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_hybrid.main([]) == 2
+    assert "a folder is wanted" in capsys.readouterr().err
+
+
 @given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=9))
 def test_one_lucky_round_decides_nothing(rounds: list[tuple[float, float]]) -> None:
     ours, theirs = zip(*rounds, strict=True)
@@ -60,9 +82,15 @@ def test_the_json_says_everything_and_the_table_the_same() -> None:
         measured((1.0, 3.0, 2.0), (4.0, 4.0, 4.0)),
         Measured(name="size", unit="B", ours=(3e6,), theirs=(2e6,), goal=1),
     )
-    report = Report(lines=lines, beside={"nothing_changed": 0.25})
+    report = Report(lines=lines, beside={"nothing_changed": 0.25}, hybrid=(hybrid_cost(),))
     data = json.loads(json.dumps(report.as_json()))
-    assert (data["schema"], data["rounds"], data["nothing_changed"]) == (2, 3, 0.25)
+    assert (data["schema"], data["rounds"], data["nothing_changed"]) == (3, 3, 0.25)
+    assert data["hybrid"] == [
+        {
+            "name": "linux", "plain_size": 1000, "hybrid_size": 1510, "free": 500, "plain_seconds": 1.0,
+            "hybrid_seconds": 1.25, "size": 0.01, "size_goal": 0.02, "seconds": 0.25, "seconds_goal": 0.5, "met": True,
+        }
+    ]  # fmt: skip
     assert data["lines"][0] == {
         "name": "build", "unit": "s", "ours": 2.0, "theirs": 4.0, "ratio": 0.5, "goal": 0.5, "met": True,
         "rounds": {"ours": [1.0, 3.0, 2.0], "theirs": [4.0, 4.0, 4.0]},

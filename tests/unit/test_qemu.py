@@ -46,7 +46,7 @@ def test_the_whole_command_for_bios() -> None:
         *("-qmp", "unix:/s/qmp,server=on,wait=off"),
         *("-chardev", "file,id=serial,path=/s/serial.log", "-serial", "chardev:serial"),
         *("-drive", "file=/i/image.iso,format=raw,media=cdrom,if=none,id=image,readonly=on"),
-        *("-device", "ahci,id=imagebus", "-device", "ide-cd,drive=image,bus=imagebus.0,bootindex=0"),
+        *("-device", "ahci,id=imagebus", "-device", "ide-cd,drive=image,bus=imagebus.0,bootindex=1"),
         *("-drive", "file=/s/disk.raw,format=raw,if=none,id=disk,cache=writeback,discard=ignore"),
         *("-device", "nvme,drive=disk,serial=BLUELIFT-DISK"),
     )
@@ -67,7 +67,7 @@ def test_how_the_image_is_attached(attach: Attach, form: DiskForm, drive: str, d
     assert [value for name, value in found if name == "-drive"] == [f"file=/i/image.iso,format={drive}"]
     used = [value for name, value in found if name == "-device"]
     assert [value.partition(",")[0] for value in used] == devices
-    assert ",bootindex=0" in used[1]
+    assert ",bootindex=1" in used[1]
     # The guest sees a stick as one that can be pulled out.
     assert used[1].endswith("removable=on") == (attach is Attach.USB)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import VerifyFailed
-from builder.verify.replay import changing, write_all
+from builder.verify.replay import changing, kinds_of_damage, sample, write_all
 from builder.verify.write_log import SECTOR, Write, read_write_log
 
 FLUSH, DISCARD, MARK = 1, 4, 8
@@ -70,3 +72,24 @@ def test_the_states_between_writes(tmp_path: Path) -> None:
     assert volume.read_bytes() == bytes(4096)
     write_all(volume, writes)
     assert volume.read_bytes() == bytes(512) + b"a" * 512 + b"b" * 512 + bytes(2560)
+
+
+@pytest.mark.programs
+def test_moments_of_which_the_judge_says_the_same_are_one_kind(tmp_path: Path) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text("import sys; at = open(sys.argv[-1], 'rb').read(); sys.exit(at and f'inode {len(at)}: {at[-1:]}')")
+    volume = tmp_path / "volume"
+    volume.write_bytes(b"")
+    writes = [Write(offset=at, data=data) for at, data in enumerate((b"a", b"b", b"a", b"b", b"c"))]
+    command = (sys.executable, str(judge))
+    assert kinds_of_damage(volume, writes, [0, 1, 2, 4, 5], ntfsck=command) == [[0], [1], [2, 4], [5]]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 99), st.integers())
+def test_a_sample_has_every_kind(sizes: list[int], count: int, seed: int) -> None:
+    numbers = iter(range(sum(sizes)))
+    kinds = [[next(numbers) for _ in range(size)] for size in sizes]
+    chosen = sample(kinds, count, random.Random(seed))
+    assert chosen == sorted(set(chosen))
+    assert all(set(kind) & set(chosen) for kind in kinds)
+    assert len(chosen) == min(sum(sizes), max(count, len(kinds)))
