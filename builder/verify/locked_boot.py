@@ -208,7 +208,12 @@ def _checks_of(
     scratch: Path,
 ) -> Iterator[Check]:
     record = _record_of(evidence.receipt, template)
-    yield Check(name="the receipt has its key id", passed=record is not None, expected="once", seen=str(bool(record)))
+    yield Check(
+        name="the receipt has its key id",
+        passed=record is not None,
+        expected="once",
+        seen="once" if record else "not once",
+    )
     if record is not None and evidence.receipt is not None:
         yield same("what opened it", UNLOCKED_BY[wanted.key] or "nothing", record.unlocked_by or "nothing")
         yield same("its verdict", wanted.expectation.verdict.headline, record.verdict.headline)
@@ -239,7 +244,7 @@ def _record_of(receipt: Receipt | None, template: Template) -> VolumeRecord | No
 def _check_questions(scenario: LockedScenario, folder: Path) -> Check:
     events = map(parse_event, (folder / "serial.log").read_text("utf-8", "replace").splitlines())
     asked = sum(1 for event in events if event is not None and event.name == EventName.KEY_WANTED)
-    return same("the screen asked for keys", f"{scenario.questions} times", f"{asked} times")
+    return same("how often the screen asked for a key", str(scenario.questions), str(asked))
 
 
 def _check_media(
