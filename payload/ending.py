@@ -18,11 +18,15 @@ _KEYS = {"r": AfterRepair.REBOOT, "p": AfterRepair.POWER_OFF}
 _POLL = 5.0
 
 
-def ending_action(verdict: Verdict, ending: Ending, *, nobody: bool = False) -> AfterRepair:
+def ending_action(verdict: Verdict, ending: Ending, *, nobody: bool = False, safe_mode: bool = False) -> AfterRepair:
     """What the profile says about a verdict. Only a repaired host restarts by itself: any other would come back here
-    as long as the medium is in, so there "reboot" becomes "power off". `nobody` could be asked for a key."""
+    as long as the medium is in, so there "reboot" becomes "power off". `nobody` could be asked for a key.
+
+    `safe_mode` was chosen in place of a key by somebody, who wants the host to start in it."""
     if verdict is Verdict.REPAIRED:
         return ending.repaired
+    if verdict is Verdict.NEEDS_A_KEY and safe_mode and not nobody:
+        return AfterRepair.REBOOT
     otherwise = ending.nobody if nobody and verdict is Verdict.NEEDS_A_KEY else ending.otherwise
     return AfterRepair.POWER_OFF if otherwise is AfterRepair.REBOOT else otherwise
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from payload.contract import PayloadConfig
 from payload.ending import contact_line
 from payload.environment import Environment, Keyboard, Screen, SpecialKey
+from payload.formats.fve import FveVolume
 from payload.key_entry import Outcome, PassphraseEntry, RecoveryPasswordEntry
 from payload.key_prompt import ATTEMPTS, Instead, PassphraseQuestion, RecoveryQuestion
 from payload.key_screen import KeyScreen, LockedVolume, render_key
@@ -69,7 +70,8 @@ class KeyDialogue:
         """The key behind 48 right digits, or what was chosen instead."""
         entry = RecoveryPasswordEntry()
         look = _Look(self.environment.screen, self.config.key_wait, self.clock)
-        answer: bytes | Instead | _Step = _Step.TYPE if question.failed < ATTEMPTS else _Step.CHOOSE
+        types = question.has_password and question.failed < ATTEMPTS
+        answer: bytes | Instead | _Step = _Step.TYPE if types else _Step.CHOOSE
         try:
             while isinstance(answer, _Step):
                 if answer is _Step.SHELL:
@@ -101,7 +103,9 @@ class KeyDialogue:
                 return Instead.SAFE_MODE
             return _Step.CHOOSE if key == SpecialKey.ESCAPE else step
         key = look.key(keyboard, lambda: self._choice_screen(question))
-        ways: dict[str, Instead | _Step] = {_TRY: _Step.TYPE, SpecialKey.ESCAPE: _Step.TYPE, _SKIP: Instead.SKIP}
+        ways: dict[str, Instead | _Step] = {_SKIP: Instead.SKIP}
+        if question.has_password:
+            ways |= {_TRY: _Step.TYPE, SpecialKey.ESCAPE: _Step.TYPE}
         if self.config.shell:
             ways[_SHELL] = _Step.SHELL
         if _safe_mode_offered(question):
@@ -144,7 +148,8 @@ class KeyDialogue:
         )
 
     def _choice_screen(self, question: RecoveryQuestion) -> KeyScreen:
-        choices = ["[T] Type the password", "[K] Skip this volume"]
+        choices = ["[T] Type the password"] if question.has_password else []
+        choices += ["[K] Skip this volume"]
         choices += ["[S] Shell"] if self.config.shell else []
         if _safe_mode_offered(question):
             choices.append("[H] Windows in safe mode")
@@ -153,10 +158,11 @@ class KeyDialogue:
         return KeyScreen(
             title=_TITLE,
             locked=_locked(question),
+            facts=() if question.has_password else _without_password(question.metadata),
             choices=tuple(choices),
             notice=_refused(question.problem, question.failed),
             contact=contact_line(self.config),
-            keys=("[Esc] Back",),
+            keys=("[Esc] Back",) if question.has_password else (),
         )
 
     def _safe_mode_screen(self, question: RecoveryQuestion) -> KeyScreen:
@@ -220,6 +226,12 @@ class _Look:
 
 def _safe_mode_offered(question: RecoveryQuestion) -> bool:
     return question.safe_mode and not why_no_safe_mode(question.metadata)
+
+
+def _without_password(metadata: FveVolume) -> tuple[str, ...]:
+    """Why no key is asked for, and what would open the volume."""
+    files = [f"Its startup key file would open it: {protector.guid}.BEK" for protector in metadata.startup_keys]
+    return ("No recovery password exists for this volume: there is none to look up.", *files[:2])
 
 
 def _locked(question: RecoveryQuestion) -> LockedVolume:

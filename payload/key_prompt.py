@@ -46,6 +46,7 @@ class RecoveryQuestion:
 
     `failed` counts the passwords of this volume that were refused (from ATTEMPTS on, the screen first offers to skip,
     a shell, safe mode where `safe_mode` is true, and another try); `problem` is a plain sentence about the last one.
+    A volume for which no recovery password exists leaves only those other ways out.
     """
 
     volume: Volume
@@ -54,6 +55,11 @@ class RecoveryQuestion:
     failed: int = 0
     problem: str = ""
     safe_mode: bool = False
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a recovery password that could be typed."""
+        return bool(self.metadata.recovery_passwords)
 
 
 class KeyPrompt(Protocol):
@@ -67,5 +73,8 @@ class KeyPrompt(Protocol):
         ...
 
     def recovery_key(self, question: RecoveryQuestion) -> bytes | Instead:
-        """The 16-byte key of a recovery password whose groups are all well-formed, or what was answered instead."""
+        """The 16-byte key of a recovery password whose groups are all well-formed, or what was answered instead.
+
+        No key where `question.has_password` is false.
+        """
         ...

@@ -49,6 +49,8 @@ class LockedVolume:
 class KeyScreen:
     """A question for a recovery password (`locked`, `groups`), or for a passphrase (`facts`, `passphrase`).
 
+    Where no recovery password exists, `locked` with `facts` that say so, and `choices`.
+
     `groups` are those typed so far and `wrong_group` the one to correct, from 1; `passphrase` is what is to be shown
     of it, None where none is asked for. `problem` says what is wrong with what stands there, `notice` what came before.
     `choices` stand in place of the answer where something else has to be chosen first.

@@ -287,7 +287,13 @@ class Session:
 
     def _receipt(self, volumes: Sequence[VolumeRecord], disks: Sequence[DiskRecord]) -> Receipt:
         """The receipt as things stand. `disks` are those whose own state counts for the verdict."""
-        summary = summarise(disks=disks, volumes=volumes, dry_run=self._options.dry_run, failure=self._failure)
+        summary = summarise(
+            disks=disks,
+            volumes=volumes,
+            dry_run=self._options.dry_run,
+            failure=self._failure,
+            safe_mode=self.safe_mode_chosen,
+        )
         return Receipt(
             run_id=self._options.run_id,
             image_id=self._config.image_id,

@@ -20,7 +20,7 @@ from payload.formats.fve import FveVolume
 from payload.formats.fve_entries import FveError, ProtectorKind
 from payload.key_prompt import ATTEMPTS, Instead, KeyPrompt, PassphraseQuestion, RecoveryQuestion
 from payload.key_sources import FoundKeys, FoundPassphrase, FoundVault, Wanted, look_for_keys, open_vaults
-from payload.safe_mode import SafeModeRefused, set_safe_mode
+from payload.safe_mode import SafeModeRefused, set_safe_mode, why_no_safe_mode
 from payload.verdict import error_note, state_advice
 
 CLEAR_KEY, STARTUP_KEY, VAULT, PLAIN_CSV, BY_HAND = (
@@ -32,11 +32,7 @@ CLEAR_KEY, STARTUP_KEY, VAULT, PLAIN_CSV, BY_HAND = (
 )
 NO_KEY = "it is locked by BitLocker, and no key for it was found"
 NO_METADATA = "it is locked by BitLocker, and what BitLocker says about it cannot be read"
-ONLY_ITS_COMPUTER = "it is locked by BitLocker, and only its own computer opens it: there is no recovery password"
-ONLY_ITS_COMPUTER_ADVICE = (
-    "Have Windows start in safe mode, which unlocks the volume by itself, and remove the files there; or find its "
-    "startup key file (.BEK)."
-)
+NO_PASSWORD = "it is locked by BitLocker, and there is no recovery password for it"
 SAFE_MODE_SET = "it stays locked: '{}' was set to start in safe mode, where it unlocks the volume by itself"
 SAFE_MODE_ADVICE = (
     "Restart the host from its own disk, log in as a local administrator, and from this medium run "
@@ -204,8 +200,7 @@ class Unlocker:
 
     def _by_hand(self, locks: ExitStack) -> None:
         for locked in self._still_waiting():
-            if locked.recovery_guids:
-                self._ask_until_it_opens(locked, locks)
+            self._ask_until_it_opens(locked, locks)
 
     def _ask_until_it_opens(self, locked: _Locked, locks: ExitStack) -> None:
         guids = locked.recovery_guids
@@ -317,8 +312,19 @@ def _outcome(locked: _Locked, host: HostIdentity) -> Outcome:
         refusal = locked.refusal
         return Outcome(key_ids=ids, state=refusal.state, detail=refusal.detail, advice=refusal.advice, notes=notes)
     if not ids:
-        return Outcome(detail=ONLY_ITS_COMPUTER, advice=ONLY_ITS_COMPUTER_ADVICE, notes=notes)
+        return Outcome(detail=NO_PASSWORD, advice=_advice_without_password(locked.metadata), notes=notes)
     return Outcome(key_ids=ids, detail=NO_KEY, advice=_key_advice(locked, host), notes=notes)
+
+
+def _advice_without_password(metadata: FveVolume) -> str:
+    """What opens a volume for which no recovery password can be looked up."""
+    if not why_no_safe_mode(metadata):
+        return "Start Bluelift again and choose safe mode: there Windows unlocks the volume by itself."
+    if metadata.startup_keys:
+        files = " or ".join(f"{protector.guid}.BEK" for protector in metadata.startup_keys)
+        return f"Start Bluelift again with a stick that has its startup key file, {files}."
+    kinds = " or ".join(dict.fromkeys(protector.kind.value for protector in metadata.protectors))
+    return f"Unlock it in a Windows that runs, with its {kinds or 'key'}, and remove the files there."
 
 
 def _key_advice(locked: _Locked, host: HostIdentity) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from payload.contract import (
+    MEDIUM_FOLDER,
+    SAFE_MODE_SCRIPT,
     DiskRecord,
     FileOutcome,
     FileRecord,
@@ -65,6 +67,14 @@ _OS_ERRORS = {
 
 _CHANGED = (FileOutcome.QUARANTINED, FileOutcome.DELETED)
 _AGAIN = "Running Bluelift again is always safe."
+_SAFE_MODE = (
+    "This host will start in safe mode: log in there as a local administrator and run "
+    f"\\{MEDIUM_FOLDER}\\{SAFE_MODE_SCRIPT} from this medium."
+)
+_SAFE_MODE_ADVICE = (
+    "Leave this medium plugged in, but let the host start from its own disk. Run the script as administrator: it "
+    "removes the files, takes safe mode back and restarts the host."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +128,17 @@ def _judged_disks(disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord]) 
 
 
 def summarise(
-    *, disks: Sequence[DiskRecord], volumes: Sequence[VolumeRecord], dry_run: bool = False, failure: str = ""
+    *,
+    disks: Sequence[DiskRecord],
+    volumes: Sequence[VolumeRecord],
+    dry_run: bool = False,
+    failure: str = "",
+    safe_mode: bool = False,
 ) -> Summary:
-    """The host's headline: the worst of its volumes. `failure` is a plain sentence about the host as a whole."""
+    """The host's headline: the worst of its volumes. `failure` is a plain sentence about the host as a whole.
+
+    `safe_mode`: its Windows was set to start in safe mode, in place of a key.
+    """
     if failure:
         return Summary(
             verdict=Verdict.FAILED,
@@ -130,7 +148,10 @@ def summarise(
     verdict = worst([*(volume.verdict for volume in volumes), *disk_verdicts(disks, volumes)])
     culprits = [volume for volume in volumes if volume.verdict is verdict]
     if verdict in (Verdict.FAILED, Verdict.LEFT_ALONE, Verdict.NEEDS_A_KEY):
-        return _trouble(verdict, culprits, disks, volumes)
+        trouble = _trouble(verdict, culprits, disks, volumes)
+        if safe_mode and verdict is Verdict.NEEDS_A_KEY:
+            return replace(trouble, sentence=_SAFE_MODE, advice=_SAFE_MODE_ADVICE)
+        return trouble
     if verdict is Verdict.NO_WINDOWS_FOUND:
         return _no_windows(disks, volumes)
     if verdict is Verdict.REPORTED:

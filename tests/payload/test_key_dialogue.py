@@ -16,7 +16,8 @@ from payload.formats.recovery_password import parse
 from payload.key_dialogue import KeyDialogue
 from payload.key_prompt import Instead, KeyPrompt, PassphraseQuestion, RecoveryQuestion
 from payload.safe_mode import describe_safe_mode
-from tests.payload.console_picture import cells_of
+from payload.screen import CLEAR
+from tests.payload.console_picture import cells_of, codes_in, picture_of
 from tests.payload.fake_environment import FakeEnvironment
 
 PASSWORD = "111683-110561-484748-281314-666028-066605-065384-470547"
@@ -209,6 +210,56 @@ def test_no_safe_mode(offered: bool, protectors: tuple[Protector, ...]) -> None:
     assert prompt.recovery_key(question) is Instead.SKIP
     assert not any("[H]" in text for text in screen.texts())
     assert any("No TPM unlocks this" in text for text in screen.texts()) == offered
+
+
+STARTUP = Protector(guid="4381F759-C4F8-4DE0-BB61-FC33A831BDA5", kind=ProtectorKind.STARTUP_KEY, code=0x200)
+
+
+def without_password(*protectors: Protector, problem: str = "", safe_mode: bool = True) -> RecoveryQuestion:
+    metadata = replace(METADATA, protectors=protectors)
+    return replace(QUESTION, metadata=metadata, problem=problem, safe_mode=safe_mode)
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 25), (128, 48), (240, 67)])
+def test_a_volume_without_a_recovery_password_leaves_the_other_ways_out(columns: int, lines: int) -> None:
+    prompt, screen, environment = dialogue(PASSWORD, ENTER, "t", ESCAPE, "s", "h", ESCAPE, "h", ENTER)
+    screen.columns, screen.lines = columns, lines
+    assert prompt.recovery_key(without_password(TPM)) is Instead.SAFE_MODE
+    assert environment.shells == 1
+    first = " ".join(screen.texts()[0].split())
+    for wanted in (
+        "Locked by BitLocker", "sda3 237 GB", "DESKTOP-7Q2L C: 19/07/2024", "PF3K9Z2A", "+41 44 000 00 00",
+        "No recovery password exists for this volume: there is none to look up.",
+        "[K] Skip this volume", "[S] Shell", "[H] Windows in safe mode", "Going on without a key in 60 s",
+    ):  # fmt: skip
+        assert wanted in first, wanted
+    assert codes_in(picture_of(screen.shown[0][len(CLEAR) :], columns=columns, lines=lines)) == []
+    for text in screen.texts():
+        assert not any(
+            unwanted in text for unwanted in ("______", "Recovery password:", "[T]", "[Enter] Unlock", "1116")
+        )
+
+
+def test_nobody_is_at_a_volume_without_a_recovery_password() -> None:
+    prompt, screen, _ = dialogue()
+    assert prompt.recovery_key(without_password(TPM)) is Instead.NOBODY
+    assert 59 < screen.now < 61
+
+
+def test_a_volume_without_a_recovery_password_that_safe_mode_does_not_help() -> None:
+    prompt, screen, _ = dialogue("h", ENTER, "k")
+    assert prompt.recovery_key(without_password(STARTUP)) is Instead.SKIP
+    first = " ".join(screen.texts()[0].split())
+    assert f"Its startup key file would open it: {STARTUP.guid}.BEK" in first
+    assert "No TPM unlocks this volume" in first
+    assert "[H]" not in first
+
+
+def test_why_safe_mode_could_not_be_set_is_told_where_there_is_no_password() -> None:
+    prompt, screen, _ = dialogue("k")
+    problem = "No boot store was found on the volume's disk."
+    assert prompt.recovery_key(without_password(TPM, problem=problem)) is Instead.SKIP
+    assert problem in " ".join(screen.texts()[0].split())
 
 
 def test_a_shell_and_back() -> None:

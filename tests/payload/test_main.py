@@ -598,6 +598,15 @@ def test_only_a_repaired_host_ever_restarts_by_itself(verdict: Verdict, otherwis
         assert action is AfterRepair.STAY
 
 
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("nobody", [False, True])
+def test_safe_mode_that_somebody_chose_restarts_the_host(verdict: Verdict, nobody: bool) -> None:
+    """Whatever the profile says: it speaks of hosts that nobody decided about."""
+    quiet = Ending(repaired=AfterRepair.STAY, otherwise=AfterRepair.STAY)
+    action = ending_action(verdict, quiet, nobody=nobody, safe_mode=True)
+    assert (action is AfterRepair.REBOOT) == (verdict is Verdict.NEEDS_A_KEY and not nobody)
+
+
 # --- in this process, for what a process of its own showed above -----------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from payload.formats.vault import LEAST_ROUNDS, VaultHeader, VaultRecord, derive
 from payload.key_prompt import Instead, PassphraseQuestion, RecoveryQuestion
 from payload.key_sources import Wanted, look_for_keys
 from payload.session import RunOptions, Session
-from payload.unlock import NO_KEY, NO_METADATA, ONLY_ITS_COMPUTER
+from payload.unlock import NO_KEY, NO_METADATA, NO_PASSWORD
 from tests.payload.fake_environment import (
     FAULTY_PATH,
     FakeEnvironment,
@@ -308,11 +308,16 @@ def test_what_a_host_does_with_nobody_at_it(verdict: Verdict, nobody: bool, expe
     assert never is not AfterRepair.REBOOT
 
 
-def test_safe_mode_and_skipping_end_the_questions_for_a_volume() -> None:
-    locks = {name: lock((RECOVERY, KEY), name=name) for name in ("sda3", "sda4")}
+def boot_partition() -> MemoryFiles:
     esp = MemoryFiles()
     esp.writable = True
     esp.add("\\EFI\\Microsoft\\Boot\\BCD", made_store())
+    return esp
+
+
+def test_safe_mode_and_skipping_end_the_questions_for_a_volume() -> None:
+    locks = {name: lock((RECOVERY, KEY), name=name) for name in ("sda3", "sda4")}
+    esp = boot_partition()
     ran = run(locks, answers=(Instead.SAFE_MODE, Instead.SKIP), starts={"sda": [esp]})
     assert ran.session.safe_mode_chosen
     assert not ran.session.nobody
@@ -324,6 +329,52 @@ def test_safe_mode_and_skipping_end_the_questions_for_a_volume() -> None:
     store = "\\EFI\\Microsoft\\Boot\\BCD"
     assert chosen.notes == (f"safeboot is set in {store} on sda1; the store as it was is {store}.before-bluelift.",)
     assert safe_boot(esp.paths()[store]) == 0
+    assert ran.receipt.verdict is Verdict.NEEDS_A_KEY
+    assert ran.receipt.sentence.startswith("This host will start in safe mode: log in there as a local administrator")
+    assert "\\Bluelift\\safe-mode.cmd" in ran.receipt.sentence
+
+
+# --- no recovery password --------------------------------------------------------------------------------------------
+
+
+def test_a_volume_that_only_its_computer_opens_is_asked_about_and_sent_into_safe_mode() -> None:
+    esp = boot_partition()
+    ran = run({"sda3": lock(protectors=())}, VAULT, answers=(Instead.SAFE_MODE,), starts={"sda": [esp]})
+    (question,) = ran.prompt.questions
+    assert isinstance(question, RecoveryQuestion), "and for no passphrase"
+    assert (question.has_password, question.safe_mode) == (False, True)
+    assert ran.session.safe_mode_chosen
+    assert safe_boot(esp.paths()["\\EFI\\Microsoft\\Boot\\BCD"]) == 0
+    assert ran.receipt.verdict is Verdict.NEEDS_A_KEY
+    assert "will start in safe mode" in ran.receipt.sentence
+
+
+@pytest.mark.parametrize(
+    ("kinds", "advice"),
+    [
+        ((TPM, STARTUP), "choose safe mode"),
+        ((STARTUP,), f"{STARTUP_GUID}.BEK"),
+        ((ProtectorKind.PASSWORD,), "with its password"),
+        ((), "with its key"),
+    ],
+)
+def test_what_opens_a_volume_without_a_recovery_password(kinds: tuple[ProtectorKind, ...], advice: str) -> None:
+    seen = replace(metadata(), protectors=tuple(protector(kind, STARTUP_GUID) for kind in kinds))
+    ran = run({"sda3": replace(lock(), metadata=seen)}, answers=(Instead.SKIP,))
+    (record,) = ran.receipt.volumes
+    assert (record.verdict, record.detail, record.key_ids) == (Verdict.NEEDS_A_KEY, NO_PASSWORD, ())
+    assert advice in record.advice
+    assert len(ran.prompt.questions) == 1
+    assert not ran.session.nobody
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_nobody_at_a_volume_without_a_recovery_password(asking: bool) -> None:
+    esp = boot_partition()
+    ran = run({"sda3": lock(protectors=())}, asking=asking, starts={"sda": [esp]})
+    assert ran.session.nobody
+    assert not ran.session.safe_mode_chosen
+    assert safe_boot(esp.paths()["\\EFI\\Microsoft\\Boot\\BCD"]) is None
 
 
 def test_safe_mode_that_cannot_be_set_is_told_and_asked_again() -> None:
@@ -490,7 +541,7 @@ REFUSAL = VolumeNotOpened(VolumeState.PARTLY_ENCRYPTED, "Windows has not finishe
         (replace(lock(), metadata=FveError("no block")), Verdict.NEEDS_A_KEY, NO_METADATA),
         (replace(lock(), metadata=OSError(5, "I/O")), Verdict.NEEDS_A_KEY, NO_METADATA),
         (replace(lock(), metadata=REFUSAL), Verdict.LEFT_ALONE, "Windows has not finished"),
-        (replace(lock(), metadata=metadata()), Verdict.NEEDS_A_KEY, ONLY_ITS_COMPUTER),
+        (replace(lock(), metadata=metadata()), Verdict.NEEDS_A_KEY, NO_PASSWORD),
         (replace(lock(), refuses=REFUSAL), Verdict.LEFT_ALONE, "Windows has not finished"),
         (replace(lock(), refuses=RuntimeError("no such cipher")), Verdict.NEEDS_A_KEY, NO_KEY),
     ],
