@@ -51,7 +51,7 @@ lint: $(VENV)/.project ## Lint and types alone
 unit: $(VENV)/.project ## The quick tests alone: no system packages, no network
 	@$(BIN)/pytest tests/unit tests/payload tests/test_layering.py -m "not boot and not mounts" $(PYTEST_OPTIONS)
 
-bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, and WinPE against mkwinpeimg and genisoimage
+bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, WinPE against mkwinpeimg and genisoimage, the cost of the hybrid form
 	@rm -rf build/bench
 	@echo "first build:"
 	@$(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache $(BUILD_OPTIONS)

@@ -124,7 +124,9 @@ def main(argv: Sequence[str]) -> int:
         folder.mkdir(parents=True)
         report = _bench(_Bench(folder=folder, rounds=rounds, console=console))
         console.table(report.as_table())
+        console.say("")
         console.table(hybrid_table(report.hybrid))
+        console.say("")
         for name, value in report.beside.items():
             console.say(f"{name.replace('_', ' ')}: {_amount(value, 'B' if name.endswith('bytes') else 's')}")
         (folder / "bench.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")

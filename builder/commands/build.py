@@ -28,21 +28,21 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
                 ("made", what),
                 ("time", f"{built.seconds:.1f} s"),
             ),
-            next_steps=(
-                f"{program()} verify {built.image}     boots it and lets it repair a disk",
-                f"{program()} inspect {built.image}    shows what is inside",
-                *_ways_to_boot(profile, built),
-            ),
+            next_steps=_next_steps(profile, built),
         )
     )
     return 0
 
 
-def _ways_to_boot(profile: Profile, built: Built) -> tuple[str, ...]:
+def _next_steps(profile: Profile, built: Built) -> tuple[str, ...]:
     """What to do with the image; a plain ISO starts from no stick."""
-    if profile.tail is None:
-        return ("burn it to a disc, or attach it as a CD; then boot the broken host from it",)
-    return (
-        f"{program()} usb write {built.image} STICK    writes it to a USB stick ('usb list' shows them)",
-        "or burn it to a disc; then boot the broken host from it",
-    )
+    commands = {
+        f"verify {built.image}": "boots it and lets it repair a disk",
+        f"inspect {built.image}": "shows what is inside",
+    }
+    last = "burn it to a disc, or attach it as a CD; then boot the broken host from it"
+    if profile.tail is not None:
+        commands[f"usb write {built.image} STICK"] = "writes it to a USB stick ('usb list' shows them)"
+        last = "or burn it to a disc; then boot the broken host from it"
+    width = max(map(len, commands))
+    return (*(f"{program()} {command:{width}}    {what}" for command, what in commands.items()), last)
