@@ -29,7 +29,8 @@ from payload.contract import (
 )
 from payload.display import FullScreen
 from payload.ending import FinalScreen, ending_action
-from payload.environment import VolumeNotOpened, VolumeState
+from payload.environment import SpecialKey, VolumeNotOpened, VolumeState
+from payload.formats.fve_entries import Protector
 from payload.formats.records import from_json, to_json
 from payload.receipt import receipt_schema
 from tests.payload.fake_environment import (
@@ -37,12 +38,15 @@ from tests.payload.fake_environment import (
     FAULTY_NS,
     FAULTY_PATH,
     FakeEnvironment,
+    FakeUnlocking,
     FakeVolume,
+    MemoryFiles,
     channel_file,
     volume,
     windows_files,
 )
 from tests.payload.test_receipt import a_receipt, schema_problems
+from tests.payload.test_unlock import BY_RECOVERY, boot_partition, lock
 
 PROJECT = Path(__file__).resolve().parents[2]
 CHANNEL = "Windows/System32/drivers/CrowdStrike"
@@ -382,6 +386,23 @@ def test_a_repaired_host_restarts(image_config: Path) -> None:
     assert "Restarting now" in last
     assert "Example Corp   phone 4242" in last
     assert done.out == ""
+
+
+@pytest.mark.parametrize("protectors", [(), BY_RECOVERY], ids=["no recovery password", "a recovery password"])
+def test_a_host_that_was_sent_into_safe_mode_restarts(image_config: Path, protectors: tuple[Protector, ...]) -> None:
+    environment = FakeEnvironment(FakeVolume(volume("sda3", state=VolumeState.LOCKED), MemoryFiles()))
+    environment.fake_unlocking = FakeUnlocking({"sda3": lock(protectors=protectors)})
+    environment.fake_unlocking.starts = {"sda": [boot_partition()]}
+    to_the_choices = [SpecialKey.ESCAPE] if protectors else []
+    environment.memory_screen.keys = [*to_the_choices, "h", SpecialKey.ENTER]
+    done = main_here(environment=environment, image_config=image_config)
+    assert done.code == Verdict.NEEDS_A_KEY.exit_code
+    assert environment.ended == [AfterRepair.REBOOT]
+    assert [event["action"] for event in ending_events(environment)] == ["reboot", "reboot"]
+    last = " ".join(environment.memory_screen.shown[-1].split())
+    assert "This host will start in safe mode: log in there as a local administrator" in last
+    assert "run \\Bluelift\\safe-mode.cmd from this medium." in last
+    assert "Restarting now" in last
 
 
 @pytest.mark.parametrize(
