@@ -76,6 +76,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool(name="mdir", purpose=Purpose.VERIFY, reason="read receipts back from sticks", package="mtools"),
     Tool(name="fsck.vfat", purpose=Purpose.VERIFY, reason="check sticks after a boot", package="dosfstools"),
     Tool(name="qemu-img", purpose=Purpose.VERIFY, reason="boot VHDs and VHDXs", package="qemu-utils"),
+    Tool(name="dislocker-file", purpose=Purpose.VERIFY, reason="read unlocked volumes back", package="dislocker"),
     Tool(name="wine", purpose=Purpose.WINPE, reason="freeze the payload as a Windows program", package="wine wine64"),
     Tool(name="osslsigncode", purpose=Purpose.WINPE, reason="check Python's signatures", package="osslsigncode"),
     Tool(

@@ -36,6 +36,7 @@ from payload.formats.records import RecordError, from_json, to_json
 from payload.key_dialogue import KeyDialogue
 from payload.receipt import receipt_bytes, receipt_schema, utc_text
 from payload.restore import restore
+from payload.safe_mode import SafeModeRefused, clear_safe_mode
 from payload.screen import VerdictScreen, plain
 from payload.session import RunOptions, Session
 from payload.store import new_run_id
@@ -50,6 +51,7 @@ examples:
   python -m payload --root /mnt/windows              repair it: the files are moved to quarantine on the same volume
   python -m payload --root /mnt/a /mnt/b --json      several disks, the receipt as JSON on standard output
   python -m payload --root /mnt/windows --undo       put the quarantined files back
+  python -m payload --root /mnt/efi --clear-safe-mode  Windows no longer starts in safe mode
 
 exit codes:
   0 repaired, already clean, or undone   10 no Windows found   11 reported only   12 needs a key
@@ -78,7 +80,8 @@ def main(argv: Sequence[str] | None = None, place: Place | None = None) -> int:
     if arguments.receipt_schema:
         _print_json(place.stdout, receipt_schema())
         return 0
-    in_image = not arguments.root and place.image_config is not None and place.image_config.exists()
+    by_hand = arguments.root or arguments.clear_safe_mode
+    in_image = not by_hand and place.image_config is not None and place.image_config.exists()
     with _signals():
         try:
             return _run_in_image(arguments, place) if in_image else _run_by_hand(arguments, place)
@@ -122,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="look and report, change nothing")
     parser.add_argument("--undo", action="store_true", help="put quarantined files back")
+    parser.add_argument(
+        "--clear-safe-mode", action="store_true", help="take safe mode back on a host's mounted boot partition (--root)"
+    )
     parser.add_argument("--json", action="store_true", help="print the receipt as JSON; text goes to standard error")
     parser.add_argument("--receipt-schema", action="store_true", help="print the receipt's JSON Schema and end")
     return parser
@@ -154,6 +160,8 @@ def _parse_config(path: Path) -> PayloadConfig:
 
 def _run_by_hand(arguments: argparse.Namespace, place: Place) -> int:
     """Text on the terminal (on standard error with --json); the machine is not ours, so it is not restarted."""
+    if arguments.clear_safe_mode:
+        return _clear_safe_mode(arguments, place)
     config = _read_config(arguments.config, arguments.policy)
     stream = place.stderr if arguments.json else place.stdout
     environment = _environment_by_hand(arguments, config, place, stream)
@@ -185,13 +193,7 @@ def _environment_by_hand(
     if arguments.root:
         if arguments.all_disks:
             raise UsageProblem("give either --root or --all-disks, not both")
-        missing = [str(root) for root in arguments.root if not root.is_dir()]
-        if missing:
-            raise UsageProblem(
-                f"not a folder: {', '.join(missing)}\n"
-                "--root takes the folder where a Windows volume is mounted, such as /mnt/windows."
-            )
-        return DirectoryEnvironment([root.absolute() for root in arguments.root], stream=stream)
+        return _folders(arguments, stream)
     if not arguments.all_disks:
         raise UsageProblem(
             "this is not a Bluelift image, and nothing says which disks to look at.\n"
@@ -201,6 +203,32 @@ def _environment_by_hand(
     if getattr(arguments, "this_windows", False):
         return place.environment(config, running_windows=True)
     return place.environment(config)
+
+
+def _folders(arguments: argparse.Namespace, stream: TextIO) -> DirectoryEnvironment:
+    missing = [str(root) for root in arguments.root if not root.is_dir()]
+    if missing:
+        raise UsageProblem(
+            f"not a folder: {', '.join(missing)}\n"
+            "--root takes the folder where a Windows volume is mounted, such as /mnt/windows."
+        )
+    return DirectoryEnvironment([root.absolute() for root in arguments.root], stream=stream)
+
+
+def _clear_safe_mode(arguments: argparse.Namespace, place: Place) -> int:
+    """Take safe mode back in the first boot store of the folders."""
+    if not arguments.root or arguments.all_disks or arguments.undo or arguments.dry_run or arguments.json:
+        raise UsageProblem(
+            "--clear-safe-mode takes --root PATH alone: the folder where the host's boot partition is mounted."
+        )
+    environment = _folders(arguments, place.stdout)
+    try:
+        change = clear_safe_mode(environment, environment.volumes()[0])
+    except SafeModeRefused as refusal:
+        _say(place.stdout, refusal.sentence)
+        return Verdict.FAILED.exit_code
+    _say(place.stdout, f"'{change.entry}' starts as it did before safe mode ({change.path} on {change.partition}).")
+    return 0
 
 
 def _say(stream: TextIO, line: str) -> None:

@@ -65,9 +65,10 @@ class Disks:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyWanted:
-    """Somebody is asked on the screen for the recovery password of one of `key_ids`; without any, for a passphrase.
+    """Somebody is asked on the screen for the recovery password of one of `key_ids`, or for a vault's passphrase.
 
-    `volume` is the locked one, "" for a passphrase; `failed` counts the wrong answers so far. No event has an answer.
+    `volume` is the locked one, "" for a passphrase. One without `key_ids` has no recovery password: what to do about it
+    is asked. `failed` counts the wrong answers so far. No event has an answer.
     """
 
     name: ClassVar = EventName.KEY_WANTED

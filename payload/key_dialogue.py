@@ -149,12 +149,11 @@ class KeyDialogue:
 
     def _choice_screen(self, question: RecoveryQuestion) -> KeyScreen:
         choices = ["[T] Type the password"] if question.has_password else []
+        choices += ["[H] Windows in safe mode"] if _safe_mode_offered(question) else []
         choices += ["[K] Skip this volume"]
         choices += ["[S] Shell"] if self.config.shell else []
-        if _safe_mode_offered(question):
-            choices.append("[H] Windows in safe mode")
-        elif question.safe_mode:
-            choices.append(why_no_safe_mode(question.metadata))
+        if question.safe_mode:
+            choices += filter(None, [why_no_safe_mode(question.metadata)])
         return KeyScreen(
             title=_TITLE,
             locked=_locked(question),

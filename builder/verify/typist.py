@@ -63,9 +63,11 @@ class Typist:
 
     def _text(self, question: GuestEvent) -> str | None:
         """What to type; None where nothing is known."""
-        key_ids = question.data.get("key_ids")
-        if not isinstance(key_ids, list) or not key_ids:
+        if not question.data.get("volume"):
             return self.passphrase or None
+        key_ids = question.data.get("key_ids")
+        if not isinstance(key_ids, list):
+            return None
         known = (key_id for key_id in key_ids if isinstance(key_id, str) and key_id in self.passwords)
         passwords = next((self.passwords[key_id] for key_id in known), ())
         failed = question.data.get("failed")

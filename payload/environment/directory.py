@@ -12,6 +12,7 @@ from typing import TextIO
 
 from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
 from payload.environment import Keyboard, Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
+from payload.environment.boot_partitions import BootPartition
 
 if sys.platform == "win32":
     from payload.environment.windows_folder import (
@@ -139,6 +140,11 @@ class DirectoryEnvironment:
                 "Windows is on NTFS: mount it with ntfs-3g and run again.",
             )
         yield OpenVolume(volume=volume, files=folder_files(root), writable=for_changes)
+
+    @contextmanager
+    def boot_partitions(self, disk: str) -> Iterator[Iterator[BootPartition]]:  # noqa: ARG002
+        """The folders, whichever disk they are of (`payload.environment.boot_partitions.BootPartitions`)."""
+        yield (BootPartition(name=str(root), files=folder_files(root)) for root in self._roots)
 
     @contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002

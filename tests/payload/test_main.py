@@ -29,20 +29,27 @@ from payload.contract import (
 )
 from payload.display import FullScreen
 from payload.ending import FinalScreen, ending_action
-from payload.environment import VolumeNotOpened, VolumeState
+from payload.environment import SpecialKey, VolumeNotOpened, VolumeState
+from payload.environment.directory import DirectoryEnvironment
+from payload.formats.fve_entries import Protector
 from payload.formats.records import from_json, to_json
 from payload.receipt import receipt_schema
+from payload.safe_mode import set_safe_mode
 from tests.payload.fake_environment import (
     CORRECTED_NS,
     FAULTY_NS,
     FAULTY_PATH,
     FakeEnvironment,
+    FakeUnlocking,
     FakeVolume,
+    MemoryFiles,
     channel_file,
     volume,
     windows_files,
 )
 from tests.payload.test_receipt import a_receipt, schema_problems
+from tests.payload.test_safe_mode import made_store, safe_boot
+from tests.payload.test_unlock import BY_RECOVERY, boot_partition, lock
 
 PROJECT = Path(__file__).resolve().parents[2]
 CHANNEL = "Windows/System32/drivers/CrowdStrike"
@@ -300,6 +307,9 @@ def main_here(*arguments: str, environment: FakeEnvironment | None = None, image
         ([], "Give --root PATH"),
         (["--root", "/nonexistent/disk"], "not a folder: /nonexistent/disk"),
         (["--root", ".", "--all-disks"], "not both"),
+        (["--clear-safe-mode"], "--clear-safe-mode takes --root PATH alone"),
+        (["--clear-safe-mode", "--root", ".", "--dry-run"], "--clear-safe-mode takes --root PATH alone"),
+        (["--clear-safe-mode", "--root", "/nonexistent/disk"], "not a folder: /nonexistent/disk"),
         (["--root", ".", "--config", "/nonexistent.json"], "cannot be read: No such file"),
     ],
 )
@@ -336,6 +346,34 @@ def test_an_unknown_option_is_a_usage_error() -> None:
     done = payload("--nonsense")
     assert done.returncode == EXIT_USAGE
     assert "usage: python -m payload" in done.stderr
+
+
+def test_safe_mode_is_taken_back_on_a_mounted_boot_partition(tmp_path: Path) -> None:
+    boot = tmp_path / "EFI" / "Microsoft" / "Boot"
+    boot.mkdir(parents=True)
+    (boot / "BCD").write_bytes(made_store())
+    environment = DirectoryEnvironment([tmp_path])
+    set_safe_mode(environment, environment.volumes()[0])
+    assert safe_boot((boot / "BCD").read_bytes()) == 0
+    for _again in range(2):
+        done = main_here("--clear-safe-mode", "--root", str(tmp_path))
+        assert (done.code, done.err) == (0, "")
+        assert "'Windows 11' starts as it did before safe mode (\\EFI\\Microsoft\\Boot\\BCD on " in done.out
+        assert safe_boot((boot / "BCD").read_bytes()) is None
+        assert [file.name for file in boot.iterdir()] == ["BCD"]
+
+
+def test_a_boot_store_that_cannot_be_changed_is_left(tmp_path: Path, image_config: Path) -> None:
+    done = main_here("--clear-safe-mode", "--root", str(tmp_path), image_config=image_config)
+    assert done.code == Verdict.FAILED.exit_code
+    assert "No boot store was found" in done.out
+    boot = tmp_path / "Boot"
+    boot.mkdir()
+    (boot / "BCD").write_bytes(b"regf, or not")
+    done = main_here("--clear-safe-mode", "--root", str(tmp_path))
+    assert done.code == Verdict.FAILED.exit_code
+    assert "The boot store was not changed" in done.out
+    assert (boot / "BCD").read_bytes() == b"regf, or not"
 
 
 def test_a_volume_that_is_mounted_read_only_fails_with_advice(windows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +420,23 @@ def test_a_repaired_host_restarts(image_config: Path) -> None:
     assert "Restarting now" in last
     assert "Example Corp   phone 4242" in last
     assert done.out == ""
+
+
+@pytest.mark.parametrize("protectors", [(), BY_RECOVERY], ids=["no recovery password", "a recovery password"])
+def test_a_host_that_was_sent_into_safe_mode_restarts(image_config: Path, protectors: tuple[Protector, ...]) -> None:
+    environment = FakeEnvironment(FakeVolume(volume("sda3", state=VolumeState.LOCKED), MemoryFiles()))
+    environment.fake_unlocking = FakeUnlocking({"sda3": lock(protectors=protectors)})
+    environment.fake_unlocking.starts = {"sda": [boot_partition()]}
+    to_the_choices = [SpecialKey.ESCAPE] if protectors else []
+    environment.memory_screen.keys = [*to_the_choices, "h", SpecialKey.ENTER]
+    done = main_here(environment=environment, image_config=image_config)
+    assert done.code == Verdict.NEEDS_A_KEY.exit_code
+    assert environment.ended == [AfterRepair.REBOOT]
+    assert [event["action"] for event in ending_events(environment)] == ["reboot", "reboot"]
+    last = " ".join(environment.memory_screen.shown[-1].split())
+    assert "This host will start in safe mode: log in there as a local administrator" in last
+    assert "run \\Bluelift\\safe-mode.cmd from this medium." in last
+    assert "Restarting now" in last
 
 
 @pytest.mark.parametrize(

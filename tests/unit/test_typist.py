@@ -77,15 +77,23 @@ def test_the_passphrase_is_typed_when_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_volume_gets_its_own_password_and_one_without_is_skipped(tmp_path: Path) -> None:
-    machine = FakeMachine([asks(key_ids=[OTHER_ID]), asks(key_ids=["another", ID]), RECEIPT])
+    machine = FakeMachine(
+        [asks(volume="sda3", key_ids=[OTHER_ID]), asks(volume="sda3", key_ids=["another", ID]), RECEIPT]
+    )
     assert attend(machine, tmp_path, one=("111-222",)) == 2
     assert machine.pressed == SKIP + typed("111-222")
 
 
 def test_the_wrong_one_comes_first_and_the_last_one_again(tmp_path: Path) -> None:
-    machine = FakeMachine([asks(key_ids=[ID], failed=n) for n in range(3)] + [RECEIPT])
+    machine = FakeMachine([asks(volume="sda3", key_ids=[ID], failed=n) for n in range(3)] + [RECEIPT])
     assert attend(machine, tmp_path, one=("1", "2")) == 3
     assert machine.pressed == typed("1") + typed("2") + typed("2")
+
+
+def test_a_volume_that_no_password_opens_is_skipped(tmp_path: Path) -> None:
+    machine = FakeMachine([asks(volume="sda3"), RECEIPT])
+    assert attend(machine, tmp_path, one=("1",)) == 1
+    assert machine.pressed == SKIP
 
 
 def test_without_a_question_nothing_is_typed(tmp_path: Path) -> None:
@@ -111,5 +119,5 @@ def test_what_was_lost_is_typed_again_after_a_while(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ids", [None, 5, "text", [5], [None, {}]])
 def test_whatever_the_guest_says_is_no_error(tmp_path: Path, ids: object) -> None:
-    machine = FakeMachine([asks(key_ids=ids, failed="x"), RECEIPT])
+    machine = FakeMachine([asks(volume="sda3", key_ids=ids, failed="x"), RECEIPT])
     assert attend(machine, tmp_path) == 1
