@@ -51,7 +51,7 @@ examples:
   python -m payload --root /mnt/windows              repair it: the files are moved to quarantine on the same volume
   python -m payload --root /mnt/a /mnt/b --json      several disks, the receipt as JSON on standard output
   python -m payload --root /mnt/windows --undo       put the quarantined files back
-  python -m payload --root /mnt/efi --clear-safe-mode  Windows no longer starts in safe mode
+  python -m payload --clear-safe-mode --root /efi    Windows no longer starts in safe mode
 
 exit codes:
   0 repaired, already clean, or undone   10 no Windows found   11 reported only   12 needs a key
