@@ -51,7 +51,7 @@ lint: $(VENV)/.project ## Lint and types alone
 unit: $(VENV)/.project ## The quick tests alone: no system packages, no network
 	@$(BIN)/pytest tests/unit tests/payload tests/test_layering.py -m "not boot and not mounts" $(PYTEST_OPTIONS)
 
-bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, WinPE against mkwinpeimg and genisoimage, the cost of the hybrid form
+bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, WinPE against mkwinpeimg and genisoimage, the cost of the hybrid form, a vault of a million keys
 	@rm -rf build/bench
 	@echo "first build:"
 	@$(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache $(BUILD_OPTIONS)
@@ -60,6 +60,8 @@ bench: $(VENV)/.project $(VENV)/.system ## Time builds: the Linux image, WinPE a
 	@bash -c 'time $(BIN)/bluelift build $(PROFILE) --plain -o build/bench/dist --cache build/bench/cache'
 	@echo
 	@$(BIN)/python -m builder.bench build/bench/winpe
+	@echo
+	@$(BIN)/python -m builder.bench_keys build/bench/keys
 
 torture: $(VENV)/.project $(VENV)/.system ## Cut the power TORTURE=500 times, and between any two writes; repair again
 	@BLUELIFT_KILLS=$(TORTURE) BLUELIFT_REPLAYS=0 $(BIN)/pytest tests/boot -m torture -s $(PYTEST_OPTIONS)

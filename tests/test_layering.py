@@ -80,6 +80,7 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.build": (9, "build"),
     "builder.bench": (10, "bench"),
     "builder.bench_hybrid": (10, "bench"),
+    "builder.bench_keys": (10, "bench"),
     "builder.commands": (10, "commands"),
     "builder.cli": (11, "cli"),
     "builder.__main__": (12, "main"),
