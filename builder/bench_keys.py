@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic, perf_counter
 
 from builder.console import SilentStep, Table, open_console, size_text
-from builder.errors import BuilderError, UsageError
+from builder.errors import KeysError, UsageError
 from builder.keys import vault_file
 from builder.keys.cipher import OpenSslCipher
 from builder.keys.found import Collection, guid_text
@@ -106,7 +106,7 @@ def _lookup(vault: Vault, number: int) -> float:
     found = vault.find(key_id)
     seconds = perf_counter() - started
     if found is None or found.recovery_key != key:
-        raise BuilderError(f"key {number} of the vault was not found again")
+        raise KeysError(f"key {number} of the vault was not found again")
     return seconds
 
 
