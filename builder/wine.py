@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from builder.errors import OutOfTime, ToolMissing
+from builder.errors import OutOfTime, ToolFailed, ToolMissing
 from builder.run import Completed, child_environment, run
 
 #: Seconds that Wine's own programs may take; making a prefix takes 2 to 5.
@@ -75,10 +75,17 @@ class WinePrefix:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "system.reg").is_file():
             try:
-                self._own(["wine", "wineboot", "-i"], "make a Wine prefix")
-            finally:
-                self._end()
+                self._initialise()
+            except ToolFailed:
+                # Seen once in many hundred times, on a busy machine, with exit code 53; why is not known.
+                self._initialise()
         (self.folder / "dosdevices" / "z:").unlink(missing_ok=True)
+
+    def _initialise(self) -> None:
+        try:
+            self._own(["wine", "wineboot", "-i"], "make a Wine prefix")
+        finally:
+            self._end()
 
     def map_drive(
         self,
