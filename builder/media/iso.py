@@ -39,7 +39,7 @@ from builder.media.udf import UdfVolume
 #: Where UDF is, a file has one record in ISO9660, which holds 32 bits of length.
 _LARGEST_WITH_UDF = (1 << 32) - 1
 _UDF_STRUCTURES = 320 * SECTOR
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,11 @@ def _beside(output: Path, needed: int) -> Iterator[Path]:
         if error.errno in _NO_ROOM:
             part.unlink(missing_ok=True)
             raise _no_room(output, needed, shutil.disk_usage(output.parent).free) from error
-        raise OutputError(f"cannot write {output}: {error.strerror}", hint="Give another folder with -o.") from error
+        large = f" (up to {needed} bytes)" if error.errno == errno.EFBIG else ""
+        raise OutputError(
+            f"cannot write {output}: {error.strerror}{large}",
+            hint="Give a folder on another disk with -o. Nothing was left behind.",
+        ) from error
     except PyCdlibException as error:
         raise OutputError(f"cannot make {output.name}: {error}") from error
     finally:

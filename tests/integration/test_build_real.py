@@ -159,16 +159,28 @@ def test_a_package_with_a_wrong_hash_stops_the_build(default_build: Built, tmp_p
     assert list((tmp_path / "dist").iterdir()) == []
 
 
-def test_a_disk_full_in_mid_write_leaves_nothing_half_written(default_build: Built, tmp_path: Path) -> None:
-    """A limit on the size of files, which fails a write in its middle as a full disk does; the ISO is larger."""
+@pytest.mark.parametrize("epoch", [None, "1600000000"], ids=["copied from the cache", "written anew"])
+def test_a_write_that_fails_in_its_middle_leaves_nothing_behind(
+    default_build: Built, tmp_path: Path, epoch: str | None
+) -> None:
+    """A limit on the size of files, which fails a write in its middle as FAT32 does at 4 GiB; the ISO is larger.
+
+    The image of `default_build` may or may not be in the cache: it is built again. Another epoch is never in it, as a
+    step that fails leaves nothing there.
+    """
+    env = {} if epoch is None else {"SOURCE_DATE_EPOCH": epoch}
+    if epoch is None:
+        assert bluelift("build", "-o", "before", "--offline", cwd=tmp_path).returncode == 0
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "bluelift-linux.iso").write_text("from before")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))"
-    done = bluelift("build", "-o", "dist", "--offline", cwd=tmp_path, prelude=limit)
-    assert done.returncode == 7, done.stderr
-    assert "cannot write" in done.stderr
-    assert [path.name for path in (tmp_path / "dist").iterdir()] == ["bluelift-linux.iso"]
-    assert (tmp_path / "dist" / "bluelift-linux.iso").read_text() == "from before"
+    for _ in range(2):
+        done = bluelift("build", "-o", "dist", "--offline", cwd=tmp_path, env=env, prelude=limit)
+        assert done.returncode == 7, done.stderr
+        assert ("ISO image: in the cache" in done.stderr) == (epoch is None)
+        assert "cannot write" in done.stderr and "File too large" in done.stderr
+        assert [path.name for path in (tmp_path / "dist").iterdir()] == ["bluelift-linux.iso"]
+        assert (tmp_path / "dist" / "bluelift-linux.iso").read_text() == "from before"
 
 
 def test_a_really_full_disk(default_build: Built, tmp_path: Path) -> None:
