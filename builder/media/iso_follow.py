@@ -19,6 +19,8 @@ from builder.extents import Joined
 
 #: What is read and hashed at once. After each of these a thread waits for its turn at Python, up to 5 ms.
 _BLOCK = 1 << 20
+#: Seconds between two times that what is written is sent to the disk.
+_SYNC_EVERY = 0.05
 
 
 class SourceShrank(OSError):
@@ -128,11 +130,12 @@ class FollowedOutput(io.FileIO):
     def complete(self) -> None:
         """All is written: have it go to the disk, and hashed to its end.
 
-        The disk is waited for while the file is hashed, which takes about as long. Without that, a power cut could
-        leave a damaged image under the right name.
+        Most of it has gone there already. Without waiting for the disk, a power cut could leave a damaged image under
+        the right name.
         """
         self._whole.written_to(self.seek(0, os.SEEK_END), complete=True)
-        self._syncing = _Syncing(self.fileno())
+        self._syncing = self._syncing or _Syncing(self.fileno())
+        self._syncing.complete()
 
     def finish(self) -> str:
         """After `complete`: the sha256 of the whole file, as read back, in hex; it is on the disk. Raises OSError."""
@@ -153,6 +156,8 @@ class FollowedOutput(io.FileIO):
         if not self.closed:
             for follower in (self._whole, *self._files.values()):
                 follower.close()
+            if self._syncing is not None:
+                self._syncing.close()
         super().close()
 
     def _copy(self, stretch: Stretch) -> int:
@@ -161,6 +166,7 @@ class FollowedOutput(io.FileIO):
             self.disturbed = True
         if source not in self._files:
             self._files[source] = Follower(self._path, position)
+        self._syncing = self._syncing or _Syncing(self.fileno())
         try:
             source.content.part(stretch.offset, stretch.length).append_to(self.fileno())
         except BaseMediaError as error:
@@ -206,22 +212,35 @@ class LargeSource(io.RawIOBase):
 
 
 class _Syncing:
-    """A thread that waits until a file is on the disk."""
+    """A thread that has a file go to the disk while it is written, and to its end once that is there."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._error: OSError | None = None
+        self._complete = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def complete(self) -> None:
+        """All is written."""
+        self._complete.set()
+
     def finish(self) -> None:
         """Wait for it. Raises OSError."""
+        self.complete()
         self._thread.join()
         if self._error is not None:
             raise self._error
 
+    def close(self) -> None:
+        """End the thread, whatever the disk says."""
+        self.complete()
+        self._thread.join()
+
     def _run(self) -> None:
         try:
+            while not self._complete.wait(_SYNC_EVERY):
+                os.fsync(self._descriptor)
             os.fsync(self._descriptor)
         except OSError as error:
             self._error = error
