@@ -66,6 +66,8 @@ class WinePrefix:
             "WINEDLLOVERRIDES": ";".join(f"{','.join(names)}={way}" for way, names in by_way.items()),
             # Wine links the user's own folders into the prefix otherwise.
             "HOME": str(self.folder),
+            # Debian's puts the folder of its server's socket there, and leaves it behind.
+            "TMPDIR": str(self.folder),
             **self._extra,
         }
 

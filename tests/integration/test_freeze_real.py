@@ -179,6 +179,19 @@ def test_the_start_file_hands_options_and_exit_codes_on(prefix: WinePrefix) -> N
     assert asked.returncode == 2 and "administrator" in asked.text
 
 
+def test_a_prefix_that_is_removed_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    prefix = WinePrefix(folder=tmp_path / "prefix")
+    prefix.make()
+    with prefix.started():
+        prefix.run(["cmd", "/c", "exit"], reason="test", time_limit=60)
+    prefix.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+    assert list(temporary.iterdir()) == []
+
+
 def test_what_hangs_in_wine_is_ended(tmp_path: Path) -> None:
     prefix = WinePrefix(folder=tmp_path / "prefix")
     prefix.make()
