@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regipy.registry import RegistryHive
 
 from payload.environment import OpenVolume, Volume, VolumeState, posix_files
 from payload.environment.boot_partitions import STORES, BootPartition, stores_on
@@ -179,10 +180,9 @@ def dump(path: Path) -> bytes:
 
 
 def test_regipy_reads_it(tmp_path: Path) -> None:
-    registry = pytest.importorskip("regipy.registry", reason="regipy is not installed")
     path = put(tmp_path, made_store())
     set_safe_mode(Disk(tmp_path), VOLUME)
-    key = registry.RegistryHive(str(path)).get_key(f"\\Objects\\{LOADER}\\Elements\\25000080")
+    key = RegistryHive(str(path)).get_key(f"\\Objects\\{LOADER}\\Elements\\25000080")
     assert key.get_value("Element") in (bytes(8), bytes(8).hex())
 
 

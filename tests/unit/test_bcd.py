@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regipy.registry import RegistryHive
 
 from builder.bcd import BcdFirmware, BcdSettings, EmsPort, edit_store, new_store, settings_problems, summary
 from builder.errors import BaseMediaError
@@ -265,10 +266,9 @@ def test_hivex_reads_the_edits(tmp_path: Path) -> None:
 
 
 def test_regipy_reads_the_store(tmp_path: Path) -> None:
-    registry = pytest.importorskip("regipy.registry", reason="regipy is not installed")
     path = tmp_path / "bcd"
     path.write_bytes(new_store(BcdFirmware.UEFI, BcdSettings(description="Mine"), epoch=EPOCH))
-    hive = registry.RegistryHive(str(path))
+    hive = RegistryHive(str(path))
     key = hive.get_key(f"\\Objects\\{MEDIA_LOADER}\\Elements\\12000004")
     assert key.get_value("Element") == "Mine"
     assert bytes.fromhex(hive.get_key(f"\\Objects\\{MEDIA_LOADER}\\Elements\\21000001").get_value("Element").hex()) == (

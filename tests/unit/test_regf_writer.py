@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regipy.registry import RegistryHive
 
 from payload.formats.regf import Hive, HiveError, Key, Value
 from payload.formats.regf_writer import (
@@ -288,11 +289,10 @@ def test_hivex_reads_what_we_made(tmp_path: Path) -> None:
 
 
 def test_regipy_reads_the_same(tmp_path: Path) -> None:
-    registry = pytest.importorskip("regipy.registry", reason="regipy is not installed")
     path = tmp_path / "hive"
     tree = sample(5)
     path.write_bytes(hive_bytes(tree))
-    hive = registry.RegistryHive(str(path))
+    hive = RegistryHive(str(path))
     assert hive.header.checksum == struct.unpack_from("<I", path.read_bytes(), 508)[0]
     # regipy reads one-byte names as UTF-8, so "Größe" comes out otherwise.
     names = [key.name for key in hive.root.iter_subkeys()]
@@ -305,12 +305,12 @@ def test_regipy_reads_the_same(tmp_path: Path) -> None:
         if not (REAL / name).is_file():
             continue
         path.write_bytes(real_store(name))
-        before = regipy_dump(registry.RegistryHive(str(path)))
+        before = regipy_dump(RegistryHive(str(path)))
         path.write_bytes(hive_bytes(read_tree(path.read_bytes())))
-        assert regipy_dump(registry.RegistryHive(str(path))) == before
+        assert regipy_dump(RegistryHive(str(path))) == before
 
 
-def regipy_dump(hive: Any) -> list[tuple[Any, ...]]:
+def regipy_dump(hive: RegistryHive) -> list[tuple[Any, ...]]:
     found = []
     for entry in hive.recurse_subkeys(as_json=True):
         found.append((entry.path, entry.timestamp, entry.values))
