@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -96,25 +96,23 @@ class Examination:
 def examine(
     files: VolumeFiles, installations: Sequence[WindowsInstallation], rules: Sequence[Rule]
 ) -> list[Examination]:
-    """Every rule on every installation of a volume, each file at most once (the first rule that names it has it).
+    """Every rule on every installation of a volume, each rule for itself; each file is decided on by one of them.
 
-    Rules below the volume's root run once, with the first installation.
+    That is the first that acts on it, else the first that reports it, else the first that names it: a rule that leaves
+    a file as it is says nothing about what another rule is for. Rules below the volume's root run once, with the first
+    installation.
     """
     examinations = []
-    seen: set[VolumePath] = set()
     for index, installation in enumerate(installations):
         for rule in rules:
             if rule.below is Below.VOLUME and index > 0:
                 continue
             findings = find_matches(files, installation, rule)
-            fresh = [match for match in findings.matches if match.path not in seen]
-            seen.update(match.path for match in fresh)
+            decisions = tuple(decide(rule, findings.matches))
             examinations.append(
-                Examination(
-                    installation=installation, rule=rule, findings=findings, decisions=tuple(decide(rule, fresh))
-                )
+                Examination(installation=installation, rule=rule, findings=findings, decisions=decisions)
             )
-    return examinations
+    return _each_file_once(examinations)
 
 
 def find_matches(files: VolumeFiles, installation: WindowsInstallation, rule: Rule) -> Findings:
@@ -188,6 +186,22 @@ def utc_text(moment_ns: int) -> str:
     except OverflowError:
         return ""
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def _each_file_once(examinations: Sequence[Examination]) -> list[Examination]:
+    """The examinations with only those decisions that count."""
+    counting: dict[VolumePath, Decision] = {}
+    for decision in (decision for examination in examinations for decision in examination.decisions):
+        held = counting.setdefault(decision.match.path, decision)
+        if _weight(decision) > _weight(held):
+            counting[decision.match.path] = decision
+    return [
+        replace(one, decisions=tuple(d for d in one.decisions if counting[d.match.path] is d)) for one in examinations
+    ]
+
+
+def _weight(decision: Decision) -> int:
+    return 2 if decision.changes else 0 if decision.action is None else 1
 
 
 # --- what a file is ----------------------------------------------------------------------------------------------
