@@ -20,7 +20,7 @@ from pathlib import Path
 from payload.environment import VolumeNotOpened, VolumeState
 from payload.environment.linux_cipher import MODULES as CIPHER_MODULES
 from payload.environment.linux_cipher import LinuxCipher
-from payload.environment.linux_commands import Completed, run
+from payload.environment.linux_commands import TIMED_OUT, Completed, run
 from payload.environment.linux_paths import LinuxPaths
 from payload.environment.locked import KeyRefused, UnlockKey
 from payload.formats import recovery_password
@@ -52,6 +52,8 @@ PARTLY_ADVICE = (
 )
 OLD_DETAIL = "The volume was encrypted by Windows Vista, in a way that only Windows can open."
 UNKNOWN_DETAIL = "The volume is encrypted in a way that this image does not know."
+LEFT_OPEN_DETAIL = "The volume is open already: an earlier run was ended before it could close it."
+LEFT_OPEN_ADVICE = "Restart this machine and start Bluelift again."
 NOT_OPENED_ADVICE = "Use the WinPE image with this volume's recovery password; Windows's own BitLocker opens it there."
 
 
@@ -78,23 +80,39 @@ def locked_metadata(node: Path) -> FveVolume:
 
 @contextlib.contextmanager
 def unlocked(paths: LinuxPaths, node: Path, size: int, key: UnlockKey) -> Iterator[Unlocked]:
-    """Open the volume of `size` bytes at `node` while the context lasts. Raises KeyRefused, VolumeNotOpened."""
+    """Open the volume of `size` bytes at `node` while the context lasts. Raises KeyRefused, VolumeNotOpened.
+
+    It is closed again whatever ends it: an interruption or the time limit may come when the device has just been made.
+    """
     prepare(paths)
     name = f"bluelift-{node.name}"
-    opened = _open_clear(node, size, name) if key.kind is ProtectorKind.CLEAR_KEY else _open_with_key(node, name, key)
-    if key.kind is not ProtectorKind.CLEAR_KEY and _is_refusal(opened):
-        raise KeyRefused(f"the {key.kind} does not open {node.name}")
-    if not opened.ok:
-        raise VolumeNotOpened(
-            VolumeState.UNREADABLE, f"The volume could not be unlocked. ({opened.sentence}.)", NOT_OPENED_ADVICE
-        )
+    _close_left_open(paths, name)
+    command, secret = _told(node, size, name, key)
     notes: list[str] = []
+    may_be_open = True
     try:
+        opened = run(command, time_limit=_OPEN_SECONDS, given=secret)
+        may_be_open = opened.ok or opened.returncode == TIMED_OUT
+        if key.kind is not ProtectorKind.CLEAR_KEY and _is_refusal(opened):
+            raise KeyRefused(f"the {key.kind} does not open {node.name}")
+        if not opened.ok:
+            raise VolumeNotOpened(
+                VolumeState.UNREADABLE, f"The volume could not be unlocked. ({opened.sentence}.)", NOT_OPENED_ADVICE
+            )
         yield Unlocked(node=_device_of(paths, name), notes=notes)
     finally:
-        closed = run(["dmsetup", "remove", "--retry", "--noudevsync", name], time_limit=_CLOSE_SECONDS)
-        if not closed.ok:
+        if may_be_open and not (closed := _close(name)).ok:
             notes.append(f"{node.name} was not locked again before the end: {closed.sentence}.")
+
+
+def _close(name: str) -> Completed:
+    return run(["dmsetup", "remove", "--retry", "--noudevsync", name], time_limit=_CLOSE_SECONDS)
+
+
+def _close_left_open(paths: LinuxPaths, name: str) -> None:
+    """Close what a run that was killed left open. Raises VolumeNotOpened where it is in use."""
+    if (paths.dev / "mapper" / name).exists() and not _close(name).ok:
+        raise VolumeNotOpened(VolumeState.UNREADABLE, LEFT_OPEN_DETAIL, LEFT_OPEN_ADVICE)
 
 
 def _device_of(paths: LinuxPaths, name: str) -> Path:
@@ -117,10 +135,12 @@ def prepare(paths: LinuxPaths) -> None:
         run(["modprobe", "-a", "-q", *_MODULES], time_limit=_MODULES_SECONDS)
 
 
-def _open_with_key(node: Path, name: str, key: UnlockKey) -> Completed:
+def _told(node: Path, size: int, name: str, key: UnlockKey) -> tuple[list[str], bytes]:
+    """The command that opens a volume, and what it reads from its standard input. Raises KeyRefused, OSError."""
+    if key.kind is ProtectorKind.CLEAR_KEY:
+        return ["dmsetup", "create", "--noudevsync", name], _clear_table(node, size)
     is_password = key.kind is ProtectorKind.RECOVERY_PASSWORD
-    secret = recovery_password.text_of(key.secret).encode() if is_password else key.secret
-    return run(open_command(node, name), time_limit=_OPEN_SECONDS, given=secret)
+    return open_command(node, name), recovery_password.text_of(key.secret).encode() if is_password else key.secret
 
 
 def open_command(node: Path, name: str) -> list[str]:
@@ -128,14 +148,13 @@ def open_command(node: Path, name: str) -> list[str]:
     return ["cryptsetup", "open", "--type", "bitlk", "--batch-mode", "--key-file", "-", str(node), name]
 
 
-def _open_clear(node: Path, size: int, name: str) -> Completed:
+def _clear_table(node: Path, size: int) -> bytes:
     try:
         with node.open("rb") as stream:
             clear = read_clear_volume(stream, size, LinuxCipher().unseal_ccm)
     except (FveError, NotAuthentic) as error:
         raise KeyRefused(f"the clear key does not open {node.name}: {error}") from error
-    table = crypt_table(clear, node).encode()
-    return run(["dmsetup", "create", "--noudevsync", name], time_limit=_OPEN_SECONDS, given=table)
+    return crypt_table(clear, node).encode()
 
 
 def crypt_table(clear: ClearVolume, node: Path) -> str:

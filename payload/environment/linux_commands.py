@@ -16,7 +16,8 @@ from payload.environment.completed import Completed as Completed
 def run(argv: Sequence[str], *, time_limit: float, given: bytes | None = None) -> Completed:
     """Run `argv` to its end, at most `time_limit` seconds. A program that is missing or stuck is a result as well.
 
-    `given` is what it reads from its standard input: the one way in which it is told a secret.
+    `given` is what it reads from its standard input: the one way in which it is told a secret. What is told one ends
+    with us: where we are interrupted, nothing may be opened by it afterwards.
     """
     try:
         process = subprocess.Popen(
@@ -35,6 +36,10 @@ def run(argv: Sequence[str], *, time_limit: float, given: bytes | None = None) -
     except subprocess.TimeoutExpired as late:
         _end_group(process)
         output, code = late.output or b"", TIMED_OUT
+    except BaseException:
+        if given is not None:
+            _end_group(process)
+        raise
     return Completed(argv=tuple(argv), returncode=code, output=output.decode("utf-8", "replace"))
 
 

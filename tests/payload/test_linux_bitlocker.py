@@ -6,8 +6,10 @@ The kernel's part (dm-crypt, AF_ALG) is tried by boots; here, its table is carri
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +27,7 @@ from hypothesis import strategies as st
 from builder.verify.bitlocker import BitLockerPlan, BitLockerVolume, format_volume, make_room, seeded
 from builder.verify.bitlocker_keys import Nonces
 from builder.verify.bitlocker_metadata import Layout, Room, Secrets, boot_sector, make_protector, metadata_region
-from payload.environment import Medium, VolumeNotOpened, VolumeState
+from payload.environment import Medium, VolumeNotOpened, VolumeState, linux_bitlocker
 from payload.environment.linux import LinuxEnvironment
 from payload.environment.linux_cipher import LinuxCipher
 from payload.environment.locked import KeyRefused, UnlockKey
@@ -197,6 +199,63 @@ def test_a_device_that_does_not_appear_is_closed(locked: Locked, host: Callable[
     with pytest.raises(VolumeNotOpened, match="did not appear"), this.environment.unlocked(volume, key):
         pass
     assert this.machine.calls[-1].startswith("dmsetup remove")
+
+
+def test_an_interruption_leaves_nothing_open(locked: Locked, host: Callable[[Path], Host], plain: Path) -> None:
+    """Ctrl-C or a SIGTERM while cryptsetup works: the device is closed, and cryptsetup does not go on after us."""
+    this = host(locked(RECOVERY).path)
+    mapper, late = this.machine.paths.dev / "mapper", this.machine.root / "late"
+    made = f"ln -sf {plain} {mapper}/bluelift-sda1"
+    this.machine.program("cryptsetup", f"cat > /dev/null; {made}; kill -USR1 $PPID; sleep 1; touch {late}")
+    volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
+    key = UnlockKey(kind=RECOVERY, protector="", secret=bytes(16))
+    before = signal.signal(signal.SIGUSR1, _interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), this.environment.unlocked(volume, key):
+            pass
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert this.machine.calls[-1] == "dmsetup remove --retry --noudevsync bluelift-sda1"
+    assert sorted(node.name for node in mapper.iterdir()) == ["control"]
+    time.sleep(1.5)
+    assert not late.exists(), "cryptsetup went on"
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_cryptsetup_that_comes_to_no_end_leaves_nothing_open(
+    locked: Locked, host: Callable[[Path], Host], plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this = host(locked(RECOVERY).path)
+    mapper = this.machine.paths.dev / "mapper"
+    this.machine.program("cryptsetup", f"cat > /dev/null; ln -sf {plain} {mapper}/bluelift-sda1; sleep 30")
+    monkeypatch.setattr(linux_bitlocker, "_OPEN_SECONDS", 1.0)
+    volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
+    key = UnlockKey(kind=RECOVERY, protector="", secret=bytes(16))
+    with pytest.raises(VolumeNotOpened), this.environment.unlocked(volume, key):
+        pass
+    assert sorted(node.name for node in mapper.iterdir()) == ["control"]
+
+
+def test_what_a_killed_run_left_open_is_closed_first(locked: Locked, host: Callable[[Path], Host], plain: Path) -> None:
+    """The kernel's device outlives the process, and cryptsetup refuses to make a second one of that name."""
+    made = locked(RECOVERY)
+    this = host(made.path)
+    left = this.machine.paths.dev / "mapper/bluelift-sda1"
+    left.symlink_to(plain)
+    volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
+    key = UnlockKey(kind=RECOVERY, protector="", secret=bytes(16))
+    with this.environment.unlocked(volume, key):
+        assert states(this.environment)["sda1"] == ("Windows", VolumeState.READY)
+    closing = "dmsetup remove --retry --noudevsync bluelift-sda1"
+    assert [call for call in this.machine.calls if call == closing or call.startswith("cryptsetup")][0] == closing
+    left.symlink_to(plain)
+    this.machine.program("dmsetup", "echo Device or resource busy; exit 1")
+    with pytest.raises(VolumeNotOpened) as caught, this.environment.unlocked(volume, key):
+        pass
+    assert "open already" in caught.value.detail and "Restart" in caught.value.advice
 
 
 def test_a_volume_that_only_windows_can_open(locked: Locked, host: Callable[[Path], Host]) -> None:
