@@ -267,6 +267,7 @@ def _run_in_image(arguments: argparse.Namespace, place: Place) -> int:
         prompt=KeyDialogue(environment=environment, config=config) if config.key_wait else None,
     )
     receipt = session.run()
+    config = session.config
     action = ending_action(receipt.verdict, config.ending, nobody=session.nobody, safe_mode=session.safe_mode_chosen)
 
     def announce(chosen: AfterRepair, countdown: int = 0) -> None:

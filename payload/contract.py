@@ -37,10 +37,11 @@ UNDONE_NAME = "undone.json"
 #: Where Bluelift looks for and leaves things on the boot medium and on sticks.
 MEDIUM_FOLDER = "Bluelift"
 MEDIUM_IDENTITY = "image.json"
+MEDIUM_CONFIG = "config"
 MEDIUM_RECEIPTS = "receipts"
 MEDIUM_VAULT = "vault"
 #: The folders in MEDIUM_FOLDER of a medium that can be written.
-MEDIUM_FOLDERS = ("config", "drivers", MEDIUM_RECEIPTS, MEDIUM_VAULT)
+MEDIUM_FOLDERS = (MEDIUM_CONFIG, "drivers", MEDIUM_RECEIPTS, MEDIUM_VAULT)
 #: Finishes in safe mode what Bluelift could not do on a locked volume; the rules for a payload beside it.
 SAFE_MODE_SCRIPT, SAFE_MODE_CONFIG = "safe-mode.cmd", "safe-mode.json"
 

@@ -27,6 +27,7 @@ from payload.contract import (
 from payload.display import Display
 from payload.environment import Environment, Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
 from payload.key_prompt import KeyPrompt
+from payload.medium_config import MediumConfigError, read_medium_config
 from payload.receipt import receipt_bytes, utc_text
 from payload.repair import Conclusion, Knowledge, Repair, conclude, look, repair
 from payload.screen import size_text
@@ -92,11 +93,17 @@ class Session:
         self._notes: list[str] = []
         self._failure = ""
 
+    @property
+    def config(self) -> PayloadConfig:
+        """The image's; once it has run, with what the boot medium changed."""
+        return self._config
+
     def run(self) -> Receipt:
         """Look, describe, repair, leave receipts. Raises nothing but what ends a process (KeyboardInterrupt)."""
         self._identify_host()
         with ExitStack() as locks:
-            for volume in self._unlock(self._find_volumes(), locks):
+            volumes = self._find_volumes()
+            for volume in self._unlock(volumes, locks) if self._configure() else ():
                 record = self._with_outcome(self._treat(volume))
                 self._volumes.append(record)
                 self.events.send(events.VolumeSeen(volume=record))
@@ -136,6 +143,25 @@ class Session:
         with self._guarded("the volumes could not be listed"):
             volumes.extend(self._environment.volumes())
         return volumes
+
+    def _configure(self) -> bool:
+        """Take over what the boot medium changes; False where that cannot be used: then nothing is touched."""
+        try:
+            with self._environment.boot_media() as media:
+                found = read_medium_config(media, self._config)
+        except MediumConfigError as error:
+            self._failure = self._failure or f"{error}; no disk was touched"
+            self._notes += error.problems
+            return False
+        except Exception as error:
+            self._failure = self._failure or "the boot medium could not be read; no disk was touched"
+            self._notes.append(error_note(error))
+            return False
+        if found is not None:
+            self._config = found.config
+            self._notes.append(found.sentence)
+            self._display.step(found.sentence)
+        return True
 
     def _unlock(self, volumes: Sequence[Volume], locks: ExitStack) -> Sequence[Volume]:
         """Open what is locked until `locks` is closed; the volumes as they are then.

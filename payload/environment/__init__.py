@@ -309,6 +309,10 @@ class Environment(Protocol):
         """
         ...
 
+    def boot_media(self) -> AbstractContextManager[Iterator[Medium]]:
+        """The file systems of what this image was started from, to be read; none that lies on a host's own disk."""
+        ...
+
     def media(self, image_id: str) -> AbstractContextManager[Iterator[Medium]]:
         """The writable media among the boot medium of this very image and sticks with a Bluelift folder."""
         ...

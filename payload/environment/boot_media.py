@@ -7,8 +7,8 @@ also be on a disk at a USB port. So nothing that Windows could be on is ever lef
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Collection, Iterable
+from typing import Protocol, TypeVar
 
 from payload.formats.partition_table import PartitionTable
 from payload.formats.raid_metadata import RaidMetadata
@@ -31,6 +31,9 @@ class PlacedVolume(Protocol):
         ...
 
 
+Placed = TypeVar("Placed", bound=PlacedVolume)
+
+
 def may_hold_windows(volume: PlacedVolume) -> bool:
     """Whether Windows could be on it, as far as its file system tells."""
     return volume.file_system not in _NO_WINDOWS_ON
@@ -44,6 +47,20 @@ def is_plugged_in(volume: PlacedVolume, sticks: frozenset[int]) -> bool:
 def can_be_medium(volume: PlacedVolume, sticks: frozenset[int]) -> bool:
     """Whether a volume that carries this image's files may have been what it was started from."""
     return not may_hold_windows(volume) or is_plugged_in(volume, sticks)
+
+
+def plugged_in_of(
+    volumes: Iterable[Placed], media: Collection[Placed], sticks: frozenset[int], boot_disks: frozenset[int]
+) -> list[Placed]:
+    """Those of the boot medium's volumes that a technician plugged in: the `media`, and what else is on their disks.
+
+    A stick's second volume carries nothing of the image; `boot_disks` (see `disks_of_media`) tell that it is one.
+    """
+    return [
+        volume
+        for volume in volumes
+        if is_plugged_in(volume, sticks) and (volume in media or (volume.disks and volume.disks <= boot_disks))
+    ]
 
 
 def can_be_image_alone(table: PartitionTable | None, raid: RaidMetadata | None) -> bool:

@@ -147,6 +147,11 @@ class DirectoryEnvironment:
         yield (BootPartition(name=str(root), files=folder_files(root)) for root in self._roots)
 
     @contextmanager
+    def boot_media(self) -> Iterator[Iterator[Medium]]:
+        """None."""
+        yield iter(())
+
+    @contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002
         """None."""
         yield iter(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -19,7 +20,15 @@ from payload.environment.linux_console import LinuxScreen, SerialPort
 from payload.environment.linux_controllers import list_controllers
 from payload.environment.linux_disks import Disk, list_disks, wait_for_disks
 from payload.environment.linux_host import host_identity, is_uefi
-from payload.environment.linux_media import BootMedium, MediumNode, find_boot_medium, key_media, receipt_media
+from payload.environment.linux_media import (
+    BootMedium,
+    MediumNode,
+    boot_file_systems,
+    find_boot_medium,
+    key_media,
+    medium_places,
+    receipt_media,
+)
 from payload.environment.linux_ntfs import mounted_for_changes, mounted_to_look
 from payload.environment.linux_paths import LinuxPaths
 from payload.environment.linux_power import eject, is_own_machine, leave, set_boot_next
@@ -29,6 +38,9 @@ from payload.environment.posix_files import PosixVolumeFiles
 from payload.formats.fve import FveVolume
 
 _SHELL_GREETING = "\r\nA shell. Type exit to come back to Bluelift.\r\n"
+#: How long what this image was started from is waited for, once the host's disks are there.
+_MEDIUM_SECONDS = 10.0
+_POLL_SECONDS = 0.25
 _NOT_OPENABLE = (VolumeState.RAID_MEMBER, VolumeState.LOCKED, VolumeState.NOT_WINDOWS)
 
 
@@ -74,9 +86,21 @@ class LinuxEnvironment:
         return host_identity(self._paths)
 
     def wait_for_disks(self, limit: float) -> None:
-        """Return once the set of disks is stable; with no fixed disk at all only after `limit` seconds."""
+        """Return once the set of disks is stable; with no fixed disk at all only after `limit` seconds.
+
+        What this image was started from may come later than the host's own disks: a stick takes seconds after its
+        port, and on it are keys, configuration, and the place for the receipt.
+        """
         wait_for_disks(self._paths, limit)
         self._forget()
+        until = time.monotonic() + min(limit, _MEDIUM_SECONDS)
+        seen = medium_places(self._paths)
+        while self._config.image_id and not self._boot_medium.found and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+            if (now := medium_places(self._paths)) != seen:
+                seen = now
+                wait_for_disks(self._paths, limit)
+                self._forget()
 
     def disks(self) -> Sequence[DiskRecord]:
         """Every physical disk, also those that are left alone."""
@@ -154,6 +178,12 @@ class LinuxEnvironment:
         with mounted as ntfs:
             files = PosixVolumeFiles(ntfs.root, flag_is_ours=ntfs.flag_is_ours)
             yield OpenVolume(volume=volume, files=files, writable=ntfs.writable, notes=ntfs.notes)
+
+    @contextlib.contextmanager
+    def boot_media(self) -> Iterator[Iterator[Medium]]:
+        """Every file system of the stick or CD this image was started from, BLUELIFT-DATA too; mounted one by one."""
+        with contextlib.closing(boot_file_systems(self._paths, self._mountable, self._boot_medium)) as found:
+            yield (Medium(name=f"boot medium {medium.name}", files=PosixVolumeFiles(root)) for medium, root in found)
 
     @contextlib.contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from payload.contract import MEDIUM_FOLDER, MEDIUM_IDENTITY
 from payload.environment.linux_commands import run
-from payload.environment.linux_disks import Disk, optical_drives
+from payload.environment.linux_disks import Disk, list_disks, optical_drives
 from payload.environment.linux_paths import LinuxPaths
 from payload.formats.volume_signature import HEAD_LENGTH, VolumeKind, identify
 
@@ -46,6 +46,17 @@ class BootMedium:
     disks: frozenset[str]
     file_systems: frozenset[str]
     drive: Path | None
+
+    @property
+    def found(self) -> bool:
+        """Whether anything was."""
+        return bool(self.disks or self.file_systems or self.drive)
+
+
+def medium_places(paths: LinuxPaths) -> frozenset[tuple[str, int, VolumeKind]]:
+    """(name, size, kind) of every disk and CD: where these change, a medium may have come."""
+    disks = {(disk.name, disk.size, VolumeKind.UNKNOWN) for disk in list_disks(paths)}
+    return frozenset(disks | {(drive.name, 0, _kind(drive)) for drive in optical_drives(paths)})
 
 
 def medium_nodes(paths: LinuxPaths, disks: Iterable[Disk], *, also: tuple[VolumeKind, ...] = ()) -> list[MediumNode]:
@@ -92,6 +103,21 @@ def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: st
             else:
                 file_systems.add(medium.name)
     return BootMedium(disks=frozenset(disks), file_systems=frozenset(file_systems), drive=drive)
+
+
+def boot_file_systems(
+    paths: LinuxPaths, candidates: Iterable[Disk], boot: BootMedium
+) -> Generator[tuple[MediumNode, Path], None, None]:
+    """(medium, root) of every FAT or ISO 9660 file system of the boot medium, mounted read-only.
+
+    Not those on disks that hold something of the host: what lies there may be anybody's. Each is mounted while the
+    generator stands on it; close the generator.
+    """
+    for medium in medium_nodes(paths, candidates):
+        if medium.disk.name in boot.disks if medium.disk is not None else medium.node == boot.drive:
+            with mounted_medium(paths, medium, writable=False) as root:
+                if root is not None:
+                    yield medium, root
 
 
 def _is_only_a_medium(medium: MediumNode, disk: Disk) -> bool:
@@ -189,7 +215,7 @@ def _is_image(root: Path, image_id: str) -> bool:
             data = json.loads(stream.read(_IDENTITY_BYTES))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(data, dict) and data.get("image_id") == image_id
+    return bool(image_id) and isinstance(data, dict) and data.get("image_id") == image_id
 
 
 def _child(directory: Path, name: str) -> Path | None:

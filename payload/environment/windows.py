@@ -29,8 +29,8 @@ from payload.environment.boot_media import (
     can_be_image_alone,
     can_be_medium,
     disks_of_media,
-    is_plugged_in,
     may_hold_windows,
+    plugged_in_of,
 )
 from payload.environment.boot_partitions import BootPartition
 from payload.environment.locked import UnlockKey
@@ -167,6 +167,11 @@ class WindowsEnvironment:
             seen.flush()
 
     @contextlib.contextmanager
+    def boot_media(self) -> Iterator[Iterator[Medium]]:
+        """Every volume of the stick or CD this image was started from, BLUELIFT-DATA too."""
+        yield (Medium(name=f"boot medium {volume.id}", files=volume.files()) for volume in self._plugged_in)
+
+    @contextlib.contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:  # noqa: ARG002 - the boot medium is already known
         """The boot medium, where it can be written, and sticks with a Bluelift folder."""
         yield receipt_media(self._seen, self._boot_media, self._disks)
@@ -205,6 +210,11 @@ class WindowsEnvironment:
     def _boot_disks(self) -> frozenset[int]:
         virtual = frozenset(disk.number for disk in self._disks if can_be_image_alone(disk.table, disk.raid))
         return disks_of_media(self._seen, self._boot_media, self._sticks | virtual)
+
+    @property
+    def _plugged_in(self) -> list[SeenVolume]:
+        """The boot medium's, unless they lie on a host's own disk: that may be anybody's."""
+        return plugged_in_of(self._seen, self._boot_media, self._sticks, self._boot_disks)
 
     @property
     def _sticks(self) -> frozenset[int]:
@@ -271,9 +281,7 @@ class WindowsEnvironment:
         self.__dict__.pop("_volumes", None)
 
     def _load_drivers_of_medium(self) -> list[str]:
-        """Those that a technician plugged in: what lies on a host's own disk may be anybody's."""
-        plugged_in = [volume for volume in self._boot_media if is_plugged_in(volume, self._sticks)]
-        folders = [Path(volume.root) / MEDIUM_FOLDER / DRIVERS_FOLDER for volume in plugged_in]
+        folders = [Path(volume.root) / MEDIUM_FOLDER / DRIVERS_FOLDER for volume in self._plugged_in]
         return [note for folder in folders for note in load_drivers(folder)]
 
     def _settle(self, limit: float) -> None:

@@ -362,6 +362,7 @@ class FakeEnvironment:
         self.disk_records: list[DiskRecord] = [disk()] if volumes else []
         self.controller_records: list[ControllerRecord] = []
         self.media_files: list[MemoryFiles] = []
+        self.boot_files: list[MemoryFiles] = []
         self.ended: list[AfterRepair] = []
         self.opened: list[tuple[str, bool]] = []
         self.shells = 0
@@ -434,6 +435,12 @@ class FakeEnvironment:
         finally:
             fake.files.writable = False
         self._fault("close_volume")
+
+    @contextmanager
+    def boot_media(self) -> Iterator[Iterator[Medium]]:
+        """What the test said."""
+        self._fault("boot_media")
+        yield iter(Medium(name=f"boot medium {i}", files=files) for i, files in enumerate(self.boot_files))
 
     @contextmanager
     def media(self, image_id: str) -> Iterator[Iterator[Medium]]:

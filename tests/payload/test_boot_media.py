@@ -12,6 +12,7 @@ from payload.environment.boot_media import (
     disks_of_media,
     is_plugged_in,
     may_hold_windows,
+    plugged_in_of,
 )
 from payload.formats.partition_table import BASIC_DATA, EFI_SYSTEM, Partition, PartitionTable, TableKind
 from payload.formats.raid_metadata import RaidKind, RaidMetadata
@@ -64,6 +65,28 @@ def test_what_is_the_medium(
     assert (can_be_medium(medium, STICK) and not may_hold_windows(medium)) is left_out
     assert (can_be_medium(medium, STICK) and is_plugged_in(medium, STICK)) is drivers
     assert disks_of_media(volumes, [medium] if is_medium else [], STICK) == whole_disks
+
+
+@pytest.mark.parametrize(
+    ("volumes", "carrying", "read"),
+    [
+        # A stick with BLUELIFT-DATA behind the image: both.
+        ([("FAT32", STICK), ("exFAT", STICK), ("NTFS", OWN), ("FAT32", OWN)], 0, [0, 1]),
+        # The host's own disk with a copy on its EFI system partition: not even the copy.
+        ([("FAT32", OWN), ("exFAT", OWN), ("NTFS", OWN)], 0, []),
+        # A host's disk at a USB port: the copy, and nothing beside it.
+        ([("FAT32", STICK), ("exFAT", STICK), ("NTFS", STICK)], 0, [0]),
+        # From a CD, with another stick plugged in.
+        ([("CDFS", frozenset()), ("FAT32", STICK)], 0, [0]),
+    ],
+)
+def test_drivers_and_configuration_are_read_from_every_volume_of_the_medium_that_was_plugged_in(
+    volumes: list[tuple[str, frozenset[int]]], carrying: int, read: list[int]
+) -> None:
+    every = [Volume(file_system=name, disks=disks) for name, disks in volumes]
+    media = [every[carrying]]
+    found = plugged_in_of(every, media, STICK, disks_of_media(every, media, STICK))
+    assert found == [every[i] for i in read]
 
 
 def table(*types: str) -> PartitionTable:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,13 +17,16 @@ from payload.contract import BUILT_IN_RULES, AfterRepair, FileOutcome, Verdict
 from payload.display import FullScreen
 from payload.ending import ending_action
 from payload.environment import Environment, Volume, VolumeNotOpened, VolumeState
+from payload.environment import linux as linux_module
 from payload.environment import linux_media as media_module
 from payload.environment import linux_power as power_module
 from payload.environment.linux import LinuxEnvironment
 from payload.environment.linux_disks import list_disks
+from payload.environment.linux_paths import LinuxPaths
 from payload.environment.linux_volumes import survey_disk, volumes_of
 from payload.formats.partition_table import BASIC_DATA, EFI_SYSTEM, LDM_DATA, MICROSOFT_RESERVED, STORAGE_SPACES
 from payload.formats.raid_metadata import INTEL_SIGNATURE
+from payload.medium_config import CONFIG_PATH
 from payload.session import RunOptions, Session
 from tests.payload.broken_windows import make_windows
 from tests.payload.linux_fakes import IMAGE_ID, MIB, FakeMachine, can_mount, config, gpt, make_ntfs, mbr, needs
@@ -428,6 +433,65 @@ def test_the_image_as_a_disk_of_a_virtual_machine(machine: FakeMachine, iso: boo
     assert "vda1" not in states(env)
     with env.media(IMAGE_ID) as media:
         assert [medium.name for medium in media] == ["boot medium vda1"]
+
+
+def test_the_configuration_is_read_from_both_volumes_of_the_boot_stick_alone(sticks: FakeMachine) -> None:
+    """BLUELIFT-DATA too; not from another stick, nor from the host's own disk with a copy of the image's files."""
+    sticks.partition((sticks.paths.sysfs / "class/block/sdb").resolve(), 2, 9 * MIB, 8 * MIB)
+    subprocess.run(["mkfs.vfat", str(sticks.paths.dev / "sdb2")], check=True, capture_output=True)
+    for name in ("sda1", "sdb1"):
+        identity(sticks, name, {"image_id": IMAGE_ID})
+    for name in ("sda1", "sdb2", "sdc1"):
+        sticks.text(f"media/{name}/Bluelift/config/config.json", name)
+    env = environment(sticks)
+    found = {}
+    with env.boot_media() as media:
+        for medium in media:
+            entry = medium.files.entry(CONFIG_PATH)
+            found[medium.name] = medium.files.open_file(CONFIG_PATH).read() if entry else None
+    assert found == {"boot medium sdb1": None, "boot medium sdb2": b"sdb2"}
+    assert not [call for call in sticks.calls if " rw," in call]
+    assert list(sticks.paths.mounts.iterdir()) == []
+
+
+def test_a_stick_that_comes_later_than_the_hosts_disk_is_waited_for(
+    sticks: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host's NVMe disk is there at once, a stick seconds later: after all was thought to be stable."""
+    identity(sticks, "sdb1", {"image_id": IMAGE_ID})
+    shown = [sticks.paths.sysfs / "class/block" / name for name in ("sdb", "sdb1")]
+    targets = [link.readlink() for link in shown]
+    for link in shown:
+        link.unlink()
+    waited: list[float] = []
+
+    def stable_at_once(paths: LinuxPaths, limit: float) -> None:
+        waited.append(limit)
+
+    def plugged_in(seconds: float) -> None:
+        for link, target in zip(shown, targets, strict=True):
+            if not link.is_symlink():
+                link.symlink_to(target)
+
+    monkeypatch.setattr(linux_module, "wait_for_disks", stable_at_once)
+    monkeypatch.setattr(linux_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=plugged_in))
+    env = environment(sticks)
+    env.wait_for_disks(30)
+    assert waited == [30, 30], "and its partitions are waited for, too"
+    assert {disk.id: disk.state for disk in env.disks()}["sdb"] == "boot-medium"
+
+
+def test_a_medium_that_never_comes_is_waited_for_only_so_long(
+    sticks: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(linux_module, "wait_for_disks", lambda paths, limit: None)
+    monkeypatch.setattr(linux_module, "time", clock)
+    environment(sticks).wait_for_disks(30)
+    assert sum(slept) == 10
+    environment(sticks, image_id="").wait_for_disks(30)
+    assert sum(slept) == 10, "by hand there is none"
 
 
 def test_leaving_early_unmounts(sticks: FakeMachine) -> None:

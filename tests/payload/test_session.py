@@ -488,6 +488,7 @@ def test_notes_from_closing_a_volume_are_in_the_receipt() -> None:
         "disks",
         "controllers",
         "volumes",
+        "boot_media",
         "open_volume",
         "open_for_changes",
         "close_volume",
