@@ -16,7 +16,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from payload.contract import MEDIUM_FOLDER, MEDIUM_VAULT
 from payload.environment import EntryKind, Medium, VolumePath, called, windows_path
@@ -26,14 +26,13 @@ from payload.formats.partition_table import guid_bytes
 from payload.formats.recovery_password import RecoveryPasswordError
 from payload.formats.startup_key import LARGEST_FILE, read_startup_key
 from payload.formats.vault import (
-    HEADER_SIZE,
     Cipher,
     VaultDamaged,
     VaultHeader,
     WrongPassphrase,
     normalised,
     open_vault,
-    read_header,
+    read_whole_header,
 )
 
 PASSPHRASE_NAME = "passphrase.txt"
@@ -41,8 +40,8 @@ PASSPHRASE_NAME = "passphrase.txt"
 _MOST_STARTUP_KEYS, _MOST_VAULTS, _MOST_CSV = 1000, 16, 16
 _MOST_NOTES = 8
 _PASSPHRASE_BYTES = 4096
-#: A million keys in a spreadsheet's export take a hundred megabytes.
-_MOST_ROWS = 5_000_000
+#: A million keys in a spreadsheet's export take a hundred megabytes. Somebody may have planted a file without an end.
+_MOST_LINES, _LONGEST_LINE = 5_000_000, 1 << 16
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -56,7 +55,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundVault:
-    """A vault that looks whole: the medium it is on, where on it, and its header."""
+    """A vault of the right length: the medium it is on, where on it, and its header."""
 
     medium: str
     disk: str
@@ -182,11 +181,13 @@ def _take_passphrase(medium: Medium, path: VolumePath, found: FoundKeys) -> None
 
 def _take_vault(medium: Medium, path: VolumePath, found: FoundKeys) -> None:
     try:
-        header = read_header(_content(medium, path, HEADER_SIZE))
+        with medium.files.open_file(path) as stream:
+            header = read_whole_header(stream)
     except VaultDamaged as error:
         found.note(f"The vault {windows_path(path)} on {medium.name} cannot be used: {error}.")
         return
-    # One stick shows the same files twice where it carries two file systems over each other.
+    # One stick shows the same files twice where it carries two file systems over each other. A copy that was cut off is
+    # not among those found: it must not stand for the whole one.
     if all(vault.header.salt != header.salt for vault in found.vaults):
         found.vaults.append(FoundVault(medium=medium.name, disk=medium.disk or medium.name, path=path, header=header))
 
@@ -196,7 +197,7 @@ def _take_plain(medium: Medium, path: VolumePath, wanted: Wanted, found: FoundKe
     with medium.files.open_file(path) as stream:
         try:
             rows = _plain_rows(stream)
-            for number, (key_id, password) in enumerate(islice(rows, _MOST_ROWS), 2):
+            for number, key_id, password in rows:
                 if key_id not in wanted.recovery or key_id in found.plain:
                     continue
                 try:
@@ -209,8 +210,8 @@ def _take_plain(medium: Medium, path: VolumePath, wanted: Wanted, found: FoundKe
     found.plain_files.append(where)
 
 
-def _plain_rows(stream: BinaryIO) -> Iterator[tuple[str, str]]:
-    """(GUID, password) of each row. Raises csv.Error, ValueError where the header has no such columns."""
+def _plain_rows(stream: BinaryIO) -> Iterator[tuple[int, str, str]]:
+    """(line, GUID, password) of each row. Raises csv.Error, ValueError: no such columns, or lines as no table has."""
     start = stream.read(2)
     stream.seek(0)
     encoding = "utf-16" if start in _UTF16_MARKS else "utf-8-sig"
@@ -219,9 +220,18 @@ def _plain_rows(stream: BinaryIO) -> Iterator[tuple[str, str]]:
     delimiter = next((mark for mark in ";\t" if mark in header), ",")
     names = [name.strip(' "\r\n').casefold() for name in header.split(delimiter)]
     at, key_at = names.index("keyid"), names.index("recoverykey")
-    for row in csv.reader(text, delimiter=delimiter):
+    rows = csv.reader(islice(_short_lines(text), _MOST_LINES), delimiter=delimiter)
+    for row in rows:
         if len(row) > max(at, key_at):
-            yield row[at].strip(" {}").upper(), row[key_at]
+            yield 1 + rows.line_num, row[at].strip(" {}").upper(), row[key_at]
+
+
+def _short_lines(text: TextIO) -> Iterator[str]:
+    """The lines of a text of which no more than one is ever in memory. Raises ValueError for one that is too long."""
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a line of more than {_LONGEST_LINE} characters")
+        yield line
 
 
 def _content(medium: Medium, path: VolumePath, most: int) -> bytes:
@@ -252,10 +262,12 @@ def open_vaults(
     """Look the wanted key ids up in every vault that the passphrase opens; the newest vault's word counts."""
     answer = VaultAnswer()
     results: dict[FoundVault, dict[str, bytes]] = {}
+    met = set[FoundVault]()
     for medium in media:
         for vault in vaults:
             if vault.medium != medium.name:
                 continue
+            met.add(vault)
             try:
                 with medium.files.open_file(vault.path) as stream:
                     results[vault] = _look_up(stream, passphrase, wanted, cipher)
@@ -268,6 +280,8 @@ def open_vaults(
                 answer.notes.append(f"The vault {vault.words} cannot be read: {error.strerror or error}.")
     for vault in reversed(vaults):
         answer.keys |= results.get(vault, {})
+    gone = [vault.words for vault in vaults if vault not in met]
+    answer.notes += [f"The vault {words} is not there any more." for words in gone]
     return answer
 
 

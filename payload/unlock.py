@@ -19,7 +19,15 @@ from payload.events import KeyWanted
 from payload.formats.fve import FveVolume
 from payload.formats.fve_entries import FveError, ProtectorKind
 from payload.key_prompt import ATTEMPTS, Instead, KeyPrompt, PassphraseQuestion, RecoveryQuestion
-from payload.key_sources import FoundKeys, FoundPassphrase, FoundVault, Wanted, look_for_keys, open_vaults
+from payload.key_sources import (
+    FoundKeys,
+    FoundPassphrase,
+    FoundVault,
+    VaultAnswer,
+    Wanted,
+    look_for_keys,
+    open_vaults,
+)
 from payload.safe_mode import SafeModeRefused, set_safe_mode, why_no_safe_mode
 from payload.verdict import error_note, state_advice
 
@@ -167,19 +175,19 @@ class Unlocker:
             if not apart:
                 self._warn(_lies_with_the_vault(passphrase))
                 continue
-            refused = self._with_passphrase(apart, passphrase.text, unopened, locks)
-            if refused:
-                self.notes.append(f"The passphrase in {passphrase.words} is not that of {_names(refused)}.")
+            answer = self._with_passphrase(apart, passphrase.text, unopened, locks)
+            if answer.refused:
+                self.notes.append(f"The passphrase in {passphrase.words} is not that of {_names(answer.refused)}.")
         problem, failed = "", 0
         while unopened and self._wanted().recovery and failed < ATTEMPTS:
             question = PassphraseQuestion(
                 vaults=tuple(vault.words for vault in unopened), failed=failed, problem=problem
             )
-            answer = self._ask_passphrase(question)
-            if isinstance(answer, Instead):
+            typed = self._ask_passphrase(question)
+            if isinstance(typed, Instead):
                 return
-            refused = self._with_passphrase(list(unopened), answer, unopened, locks)
-            if len(refused) < len(question.vaults):
+            answer = self._with_passphrase(list(unopened), typed, unopened, locks)
+            if answer.opened or not answer.refused:
                 return
             failed += 1
             problem = "That is not the passphrase of the vault."
@@ -188,15 +196,15 @@ class Unlocker:
 
     def _with_passphrase(
         self, vaults: list[FoundVault], passphrase: str, unopened: list[FoundVault], locks: ExitStack
-    ) -> list[FoundVault]:
-        """Open the vaults and with them volumes; which vaults it does not open. The others leave `unopened`."""
+    ) -> VaultAnswer:
+        """Open the vaults and with them volumes. Those that another passphrase might open stay in `unopened`."""
         self._step("Opening the key vault (this takes a few seconds) ...")
         with self._unlocking.key_media() as media:
             answer = open_vaults(media, vaults, passphrase, self._wanted().recovery, self._unlocking.cipher)
         self.notes += answer.notes
         unopened[:] = [vault for vault in unopened if vault in answer.refused or vault not in vaults]
         self._with_recovery_keys(answer.keys, VAULT, locks)
-        return answer.refused
+        return answer
 
     def _by_hand(self, locks: ExitStack) -> None:
         for locked in self._still_waiting():

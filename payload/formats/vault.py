@@ -164,6 +164,15 @@ def read_header(data: bytes) -> VaultHeader:
     return header
 
 
+def read_whole_header(stream: BinaryIO) -> VaultHeader:
+    """The header of a vault that is as long as it says; the stream is left anywhere. Raises VaultDamaged, OSError."""
+    header = read_header(stream.read(HEADER_SIZE) if stream.seek(0) == 0 else b"")
+    if stream.seek(0, 2) != header.vault_size:
+        size = stream.tell()
+        raise VaultDamaged(f"it has {size} bytes instead of {header.vault_size}: it was cut off or added to")
+    return header
+
+
 class Vault:
     """An open vault. The stream stays the caller's and must stay open."""
 
@@ -177,11 +186,9 @@ class Vault:
     @classmethod
     def of_keys(cls, stream: BinaryIO, derive: Callable[[VaultHeader], VaultKeys], cipher: Cipher) -> Vault:
         """The vault in `stream` with the keys that `derive` gives. Raises VaultDamaged, WrongPassphrase, OSError."""
-        start = stream.read(HEADER_SIZE) if stream.seek(0) == 0 else b""
-        header = read_header(start)
-        if stream.seek(0, 2) != header.vault_size:
-            size = stream.tell()
-            raise VaultDamaged(f"it has {size} bytes instead of {header.vault_size}: it was cut off or added to")
+        header = read_whole_header(stream)
+        stream.seek(0)
+        start = stream.read(HEADER_SIZE)
         keys = derive(header)
         check = start[-_CHECK:]
         if not hmac.compare_digest(check, _mac(keys.check, start[:-_CHECK])):

@@ -250,7 +250,7 @@ def test_what_a_killed_run_left_open_is_closed_first(locked: Locked, host: Calla
     with this.environment.unlocked(volume, key):
         assert states(this.environment)["sda1"] == ("Windows", VolumeState.READY)
     closing = "dmsetup remove --retry --noudevsync bluelift-sda1"
-    assert [call for call in this.machine.calls if call == closing or call.startswith("cryptsetup")][0] == closing
+    assert next(call for call in this.machine.calls if call == closing or call.startswith("cryptsetup")) == closing
     left.symlink_to(plain)
     this.machine.program("dmsetup", "echo Device or resource busy; exit 1")
     with pytest.raises(VolumeNotOpened) as caught, this.environment.unlocked(volume, key):

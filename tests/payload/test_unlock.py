@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -23,7 +25,7 @@ from payload.formats.fve_entries import METADATA_HEADER, EntryType, FveError, Pr
 from payload.formats.partition_table import guid_bytes
 from payload.formats.vault import LEAST_ROUNDS, VaultHeader, VaultRecord, derive_keys, write_vault
 from payload.key_prompt import Instead, PassphraseQuestion, RecoveryQuestion
-from payload.key_sources import Wanted, look_for_keys
+from payload.key_sources import Wanted, look_for_keys, open_vaults
 from payload.session import RunOptions, Session
 from payload.unlock import NO_KEY, NO_METADATA, NO_PASSWORD
 from tests.payload.fake_environment import (
@@ -435,6 +437,69 @@ def test_damaged_vaults_are_named_and_the_others_used(data: bytes, words: str) -
     assert ran.receipt.volumes[0].unlocked_by == "vault"
 
 
+@pytest.mark.parametrize("data", [vault_bytes((GUID, KEY))[:-1] + b"\0", vault_bytes((GUID, KEY))[:-1]])
+def test_a_damaged_vault_takes_no_try_from_the_whole_one(data: bytes) -> None:
+    """Damage shows only where the passphrase fits, or before: either way the other vault's three tries are its own."""
+    damaged = medium("stick sdb1", {"\\Bluelift\\vault\\a.vault": data})
+    whole = medium("CD sr1", {VAULT_PATH: vault_bytes((GUID, KEY), salt=b"t", passphrase=OTHER_PASSPHRASE)})
+    ran = run({"sda3": lock((RECOVERY, KEY))}, damaged, whole, answers=("no", "nor this", OTHER_PASSPHRASE))
+    assert [question.failed for question in ran.prompt.questions] == [0, 1, 2]
+    assert ran.receipt.volumes[0].unlocked_by == "vault"
+
+
+def test_one_vault_is_damaged_and_the_passphrase_is_wrong() -> None:
+    """Which the technician is told, instead of being asked for 48 digits at once."""
+    unreadable = medium("stick sdb1", {"\\Bluelift\\vault\\a.vault": vault_bytes((GUID, KEY))})
+    whole = medium("CD sr1", {VAULT_PATH: vault_bytes((GUID, KEY), salt=b"t")})
+    broken = _Breaks(OSError(5, "Input/output error"), after=1)
+    unreadable.files.open_file = broken.wrap(unreadable.files.open_file)  # type: ignore[method-assign]
+    ran = run({"sda3": lock((RECOVERY, KEY))}, unreadable, whole, answers=("no", PASSPHRASE))
+    assert [bool(question.problem) for question in ran.prompt.questions] == [False, True]
+    assert ran.receipt.volumes[0].unlocked_by == "vault"
+    assert "a.vault on stick sdb1 cannot be read: Input/output error" in notes_of(ran)
+
+
+@dataclass
+class _Breaks:
+    """A method that works `after` times and then raises."""
+
+    error: Exception
+    after: int
+
+    def wrap(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            self.after -= 1
+            if self.after < 0:
+                raise self.error
+            return method(*arguments)
+
+        return called
+
+
+def test_a_copy_that_was_cut_off_does_not_stand_for_the_whole_vault() -> None:
+    """Copying to the first stick was interrupted; the second has all of it, under the same salt."""
+    half = medium("stick sdb1", {VAULT_PATH: vault_bytes((GUID, KEY))[:-10]})
+    whole = medium("stick sdd1", {VAULT_PATH: vault_bytes((GUID, KEY))})
+    ran = run({"sda3": lock((RECOVERY, KEY))}, half, whole, answers=(PASSPHRASE,))
+    assert ran.receipt.volumes[0].unlocked_by == "vault"
+    (question,) = ran.prompt.questions
+    assert isinstance(question, PassphraseQuestion)
+    assert question.vaults == ("\\Bluelift\\vault\\keys.vault on stick sdd1",)
+    assert "keys.vault on stick sdb1 cannot be used: it has" in notes_of(ran)
+    only_half = run({"sda3": lock((RECOVERY, KEY))}, half, answers=(KEY,))
+    assert len(only_half.prompt.questions) == 1, "nobody is asked for the passphrase of what cannot be used"
+
+
+def test_a_stick_that_was_pulled_out_is_told() -> None:
+    """Between the search and the passphrase."""
+    environment = FakeUnlocking({}, media=(VAULT,))
+    with environment.key_media() as media:
+        found = look_for_keys(media, Wanted(recovery=frozenset([GUID]), startup=frozenset()))
+    answer = open_vaults([], found.vaults, PASSPHRASE, frozenset([GUID]), OpenSslCipher())
+    assert (answer.keys, answer.opened, answer.refused) == ({}, [], [])
+    assert answer.notes == ["The vault \\Bluelift\\vault\\keys.vault on stick sdb1 is not there any more."]
+
+
 def test_the_newest_vault_counts() -> None:
     old = medium("old", {VAULT_PATH: vault_bytes((GUID, OTHER_KEY), salt=b"o", written=1)})
     new = medium("new", {VAULT_PATH: vault_bytes((GUID, KEY), salt=b"n", written=2)})
@@ -488,16 +553,47 @@ def test_plain_csv_as_people_have_them(data: bytes) -> None:
     assert "Warning: \\Bluelift\\vault\\keys.csv on stick sdb1" in ran.said
 
 
-def test_a_mistyped_password_in_a_csv_is_named_by_its_line() -> None:
-    data = b"KeyID,RecoveryKey\n%s,%s\n" % (GUID.encode(), b"-".join([b"000012"] * 8))
+@pytest.mark.parametrize(("before", "line"), [(b"", 2), (b'\n,\n"a\nb",x\n', 6)])
+def test_a_mistyped_password_in_a_csv_is_named_by_its_line(before: bytes, line: int) -> None:
+    data = b"KeyID,RecoveryKey\n%s%s,%s\n" % (before, GUID.encode(), b"-".join([b"000012"] * 8))
     ran = run({"sda3": lock((RECOVERY, KEY))}, medium("s", {CSV_PATH: data}))
-    assert "line 2: the recovery password cannot be right, for group 1" in notes_of(ran)
+    assert f"line {line}: the recovery password cannot be right, for group 1" in notes_of(ran)
     assert "000012" not in ran.said
 
 
 @pytest.mark.parametrize("data", [b"", b"GUID,Key\n1,2", bytes(range(256)) * 40, b'KeyID,RecoveryKey\n\n,\n"\n'])
 def test_any_csv_is_let_pass(data: bytes) -> None:
     assert run({"sda3": lock((RECOVERY, KEY))}, medium("s", {CSV_PATH: data})).receipt.verdict is Verdict.NEEDS_A_KEY
+
+
+class _Endless(io.RawIOBase):
+    """A planted file that is as large as anybody likes: a header, and then one line without an end."""
+
+    def __init__(self) -> None:
+        self._start, self.read_bytes = b"KeyID,RecoveryKey\n", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert (offset, whence) == (0, 0)
+        self._start = b"KeyID,RecoveryKey\n"
+        return 0
+
+    def readinto(self, buffer: Any) -> int:
+        data = (self._start or b"1" * len(buffer))[: len(buffer)]
+        self._start = self._start[len(data) :]
+        buffer[: len(data)] = data
+        self.read_bytes += len(data)
+        assert self.read_bytes < 1 << 20, "all of it would go into memory"
+        return len(data)
+
+
+def test_a_table_of_one_endless_line_is_let_pass() -> None:
+    planted, endless = medium("s", {CSV_PATH: b""}), _Endless()
+    planted.files.open_file = lambda _: endless  # type: ignore[method-assign, assignment, return-value]
+    found = look_for_keys([planted], Wanted(recovery=frozenset([GUID]), startup=frozenset()))
+    assert found.notes == ["\\Bluelift\\vault\\keys.csv on s is no table of KeyID and RecoveryKey."]
 
 
 def test_startup_keys_of_other_volumes_and_rubbish_are_let_pass() -> None:
