@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
+from payload.classify import read_content
 from payload.contract import JournalEntry
 from payload.environment import (
     Entry,
@@ -27,7 +28,7 @@ from payload.environment import (
     VolumePath,
     windows_path,
 )
-from payload.rules import read_content, utc_text
+from payload.rule_schema import utc_ns_text
 from payload.store import all_destinations, used_destinations, volume_path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -60,7 +61,7 @@ def difference(files: VolumeFiles, path: VolumePath, entry: JournalEntry) -> str
     if found.size != entry.size:
         return f"{found.size} bytes instead of {entry.size}"
     if found.modified_ns != entry.modified_ns:
-        return f"modified {utc_text(found.modified_ns)} instead of {utc_text(entry.modified_ns)}"
+        return f"modified {utc_ns_text(found.modified_ns)} instead of {utc_ns_text(entry.modified_ns)}"
     if read_content(files, path).sha256 != entry.sha256:
         return "another sha256"
     return ""

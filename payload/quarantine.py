@@ -14,6 +14,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from payload.classify import inspect
 from payload.contract import QUARANTINE_FOLDER, FileOutcome, FileRecord, Journal, JournalEntry
 from payload.environment import VolumeFiles, VolumePath, windows_path
 from payload.moving import (
@@ -26,8 +27,8 @@ from payload.moving import (
     move,
     what_is_kept,
 )
-from payload.rule_schema import Action, FileClass, Policy, Rule
-from payload.rules import Decision, file_record, inspect, utc_text
+from payload.rule_schema import Action, FileClass, Policy, Rule, utc_ns_text
+from payload.rules import Decision, file_record
 from payload.store import Run, choose_store, destination_of, journal_bytes, read_runs, volume_path, write_journal
 from payload.windows_install import WindowsInstallation
 
@@ -285,7 +286,7 @@ def _record_from_journal(files: VolumeFiles, entry: JournalEntry, rules: Sequenc
         action=entry.action,
         outcome=done.outcome,
         size=entry.size,
-        modified=utc_text(entry.modified_ns),
+        modified=utc_ns_text(entry.modified_ns),
         sha256=entry.sha256,
         quarantined_as=done.kept_as,
         detail=done.detail,

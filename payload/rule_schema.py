@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -140,11 +140,6 @@ class Rule:
         """The pattern's components, from the Windows folder (or the volume's root) down."""
         return tuple(self.pattern.split("\\"))
 
-    @property
-    def header_length(self) -> int:
-        """How many bytes a file needs before its magic and header can be judged."""
-        return max([len(self.magic) // 2, *(f.offset + f.size for f in self.header)])
-
     def _identity_problems(self) -> list[str]:
         if not _ID.fullmatch(self.id):
             return ["id must be lower-case letters, digits and dashes, 64 at most"]
@@ -212,6 +207,15 @@ def parse_utc_ns(text: str) -> int:
     if moment.tzinfo is None or moment.utcoffset() != UTC.utcoffset(None):
         raise ValueError(f"{text!r} is not in UTC: end it with Z")
     return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
+
+
+def utc_ns_text(moment_ns: int) -> str:
+    """Nanoseconds since 1970 as ISO 8601 UTC with Z (whole microseconds, rounded down); empty where out of range."""
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment_ns // 1000)
+    except OverflowError:
+        return ""
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 #: The incident of 2024-07-19. Times: CrowdStrike, "Technical Details: Falcon Content Update for Windows Hosts".

@@ -11,12 +11,13 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from payload.classify import inspect
 from payload.contract import FileOutcome, FileRecord, JournalEntry
 from payload.environment import EntryKind, VolumeFiles, VolumePath, called, windows_path
 from payload.moving import difference, drop_other_places, free_place, is_one_file, kept_at, move, what_is_kept
 from payload.quarantine import RunResult, reason
-from payload.rule_schema import Action, FileClass, Rule
-from payload.rules import could_have_matched, inspect, utc_text
+from payload.rule_schema import Action, FileClass, Rule, utc_ns_text
+from payload.rules import could_have_matched
 from payload.store import PutBack, Run, read_runs, read_undoing, volume_path, write_undoing, write_undone
 from payload.windows_install import WindowsInstallation
 
@@ -210,7 +211,7 @@ def _record(
         action=entry.action,
         outcome=outcome,
         size=entry.size,
-        modified=utc_text(entry.modified_ns),
+        modified=utc_ns_text(entry.modified_ns),
         sha256=entry.sha256,
         detail=detail,
     )

@@ -12,24 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from payload.classify import FileContent, Match, classify, read_content
 from payload.contract import Action, Below, FileClass, FileOutcome, HeaderField, Policy, Rule, TimeWindow
 from payload.environment import Entry, EntryKind, VolumePath, posix_files
 from payload.environment.posix_files import PosixVolumeFiles
 from payload.formats.channel_file import channel_file_bytes
-from payload.rule_schema import CROWDSTRIKE_CHANNEL_291
+from payload.rule_schema import CROWDSTRIKE_CHANNEL_291, utc_ns_text
 from payload.rules import (
     Decision,
-    FileContent,
-    Match,
     any_could_have_matched,
-    classify,
     could_have_matched,
     decide,
     examine,
     file_record,
     find_matches,
-    read_content,
-    utc_text,
 )
 from payload.windows_install import WindowsInstallation
 from tests.payload.broken_windows import (
@@ -250,7 +246,7 @@ def test_records_of_what_was_not_changed() -> None:
     ],
 )
 def test_times_are_utc_with_z(moment: int, text: str) -> None:
-    assert utc_text(moment) == text
+    assert utc_ns_text(moment) == text
 
 
 # --- where a pattern leads ---------------------------------------------------------------------------------------
