@@ -140,6 +140,11 @@ class Rule:
         """The pattern's components, from the Windows folder (or the volume's root) down."""
         return tuple(self.pattern.split("\\"))
 
+    @property
+    def header_length(self) -> int:
+        """How many bytes a file needs before its magic and header can be judged."""
+        return max([len(self.magic) // 2, *(f.offset + f.size for f in self.header)])
+
     def _identity_problems(self) -> list[str]:
         if not _ID.fullmatch(self.id):
             return ["id must be lower-case letters, digits and dashes, 64 at most"]
