@@ -27,7 +27,7 @@ from payload.moving import (
     move,
     what_is_kept,
 )
-from payload.rule_schema import Action, FileClass, Policy, Rule, utc_ns_text
+from payload.rule_schema import Action, FileClass, Rule, utc_ns_text
 from payload.rules import Decision, file_record
 from payload.store import Run, choose_store, destination_of, journal_bytes, read_runs, volume_path, write_journal
 from payload.windows_install import WindowsInstallation
@@ -132,7 +132,7 @@ def interrupted(files: VolumeFiles, rules: Sequence[Rule], installations: Sequen
 def _only_reported(entry: JournalEntry, rules: Sequence[Rule]) -> bool:
     """Whether the entry's rule only reports now; where it is unknown, whether all rules do."""
     judges = [rule for rule in rules if rule.id == entry.rule] or rules
-    return all(rule.policy is Policy.REPORT_ONLY or rule.action is Action.REPORT for rule in judges)
+    return all(rule.only_reports for rule in judges)
 
 
 def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from payload.contract import FileOutcome, FileRecord, Rule, Verdict
-from payload.environment import Environment, Volume, VolumeNotOpened, VolumeState
-from payload.undo import plan_undo, undo
+from payload.environment import Environment, OnlyForChanges, Volume, VolumeNotOpened, VolumeState
+from payload.undo import UndoPlan, plan_undo, undo
 from payload.verdict import error_note, error_sentence, state_detail
 from payload.windows_install import find_installations
 
@@ -67,8 +67,7 @@ def _restore_volume(
 ) -> RestoredVolume:
     restored = RestoredVolume(volume=volume.id)
     try:
-        with environment.open_volume(volume, for_changes=False) as opened:
-            planned = plan_undo(opened.files, rules, find_installations(opened.files).installations)
+        planned = _look(environment, volume, rules, dry_run=dry_run)
         if dry_run or not planned.runs:
             waiting = tuple(entry.source for run in planned.runs for entry in run.journal.entries)
             return replace(restored, waiting=waiting, refused=(*planned.refused, *planned.notes))
@@ -82,6 +81,21 @@ def _restore_volume(
         return replace(restored, problem=refusal.detail or state_detail(refusal.state))
     except Exception as error:  # as in a repair: one volume never stops the others
         return replace(restored, problem=error_sentence(error), notes=(error_note(error),))
+
+
+def _look(environment: Environment, volume: Volume, rules: Sequence[Rule], *, dry_run: bool) -> UndoPlan:
+    """What there is to undo. Changes nothing, or nothing but what a power cut left so that nobody can look."""
+
+    def planned(*, for_changes: bool) -> UndoPlan:
+        with environment.open_volume(volume, for_changes=for_changes) as opened:
+            return plan_undo(opened.files, rules, find_installations(opened.files).installations)
+
+    try:
+        return planned(for_changes=False)
+    except OnlyForChanges:
+        if dry_run:
+            raise
+    return planned(for_changes=True)
 
 
 def _lines(restored: RestoredVolume) -> list[str]:

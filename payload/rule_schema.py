@@ -141,6 +141,11 @@ class Rule:
         return tuple(self.pattern.split("\\"))
 
     @property
+    def only_reports(self) -> bool:
+        """Whether no file is ever changed for it."""
+        return self.policy is Policy.REPORT_ONLY or self.action is Action.REPORT
+
+    @property
     def header_length(self) -> int:
         """How many bytes a file needs before its magic and header can be judged."""
         return max([len(self.magic) // 2, *(f.offset + f.size for f in self.header)])

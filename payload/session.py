@@ -25,7 +25,15 @@ from payload.contract import (
     VolumeRecord,
 )
 from payload.display import Display
-from payload.environment import Environment, Medium, OpenVolume, Volume, VolumeNotOpened, VolumeState
+from payload.environment import (
+    Environment,
+    Medium,
+    OnlyForChanges,
+    OpenVolume,
+    Volume,
+    VolumeNotOpened,
+    VolumeState,
+)
 from payload.key_prompt import KeyPrompt
 from payload.medium_config import MediumConfigError, read_medium_config
 from payload.receipt import receipt_bytes, utc_text
@@ -218,9 +226,7 @@ class Session:
 
     def _examine(self, volume: Volume) -> VolumeRecord:
         self._display.step(f"Looking at {_describe(volume)} ...")
-        with self._environment.open_volume(volume, for_changes=False) as opened:
-            knowledge = look(opened.files, self._config.rules)
-        notes = tuple(opened.notes)  # only now: closing adds to them
+        knowledge, notes = self._look(volume)
         if not knowledge.something_to_do:
             return _concluded(volume, conclude(knowledge), notes)
         self._announce(volume, knowledge)
@@ -230,7 +236,27 @@ class Session:
             record = _concluded(volume, conclude(knowledge), notes)
             refused = _left(volume, volume.state, volume.detail, volume.advice)
             return replace(record, verdict=refused.verdict, detail=refused.detail, advice=refused.advice)
-        return self._repair(volume)
+        return self._repair(volume, notes)
+
+    def _look(self, volume: Volume) -> tuple[Knowledge, tuple[str, ...]]:
+        """What is on a volume, and notes. What a power cut left so that nobody can look is mended first, if allowed."""
+        try:
+            return self._knowledge(volume, for_changes=False)
+        except OnlyForChanges:
+            if volume.state is VolumeState.HIBERNATED and self._config.hibernated is HibernatedVolumes.LEAVE:
+                raise VolumeNotOpened(volume.state, volume.detail, volume.advice) from None
+            if self._options.dry_run or all(rule.only_reports for rule in self._config.rules):
+                raise
+        self._display.step(f"Will mend {_describe(volume)}, as a power cut left it, to look at it ...")
+        self.changing.append(volume.id)
+        seen = self._knowledge(volume, for_changes=True)
+        self.changing.remove(volume.id)
+        return seen
+
+    def _knowledge(self, volume: Volume, *, for_changes: bool) -> tuple[Knowledge, tuple[str, ...]]:
+        with self._environment.open_volume(volume, for_changes=for_changes) as opened:
+            knowledge = look(opened.files, self._config.rules)
+        return knowledge, tuple(opened.notes)  # only now: closing adds to them
 
     def _announce(self, volume: Volume, knowledge: Knowledge) -> None:
         """Say what will be done, before anything is."""
@@ -245,7 +271,7 @@ class Session:
             files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
             self._display.step(f"{will} {verb} {files} on {_describe(volume)}: {', '.join(paths)}")
 
-    def _repair(self, volume: Volume) -> VolumeRecord:
+    def _repair(self, volume: Volume, notes: Sequence[str]) -> VolumeRecord:
         """Open for changes, repair, leave the receipt. What was done is told even where closing goes wrong."""
         record: VolumeRecord | None = None
         self.changing.append(volume.id)
@@ -264,10 +290,10 @@ class Session:
                     written=utc_text(self._options.started + self.events.seconds),
                 )
                 self.events.send(events.Acted(volume=volume.id, files=done.files))
-                record = _concluded(volume, done.conclusion, tuple(opened.notes), run_id=_run_id(done))
+                record = _concluded(volume, done.conclusion, (*notes, *opened.notes), run_id=_run_id(done))
                 record = self._leave_on_volume(opened, record, done)
                 before_closing = len(opened.notes)
-            record = replace(record, notes=(*record.notes, *opened.notes[before_closing:]))
+            record = replace(record, notes=tuple(dict.fromkeys((*record.notes, *opened.notes[before_closing:]))))
         except Exception as error:
             if record is None:
                 raise

@@ -164,7 +164,7 @@ def _trouble(
 ) -> Summary:
     if culprits:
         first = culprits[0]
-        unopened = first.state == VolumeState.UNREADABLE
+        unopened = first.state in (VolumeState.UNREADABLE, VolumeState.UNCLEAN) and not first.installations
         what = {
             Verdict.FAILED: "could not be opened" if unopened else "could not be repaired",
             Verdict.LEFT_ALONE: "was left alone",

@@ -179,6 +179,10 @@ class VolumeNotOpened(Exception):
         self.advice = advice
 
 
+class OnlyForChanges(VolumeNotOpened):
+    """A power cut left a volume so that nobody can look at it; opening it for changes mends that first."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenVolume:
     """A volume that is open, and whether it may be changed. `notes` go into the receipt."""
@@ -304,8 +308,8 @@ class Environment(Protocol):
     def open_volume(self, volume: Volume, *, for_changes: bool) -> AbstractContextManager[OpenVolume]:
         """Open a volume to look at it, or to change it.
 
-        For changes, an unclean journal is replayed first, the volume is flagged dirty until it is closed cleanly, and
-        "writable" is verified rather than assumed. Raises VolumeNotOpened.
+        Looking writes nothing. For changes, an unclean journal is replayed first, the volume is flagged dirty until it
+        is closed cleanly, and "writable" is verified rather than assumed. Raises VolumeNotOpened, OnlyForChanges.
         """
         ...
 

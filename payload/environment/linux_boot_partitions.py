@@ -40,9 +40,12 @@ def ntfs_boot_partitions(
     for volume in volumes:
         if volume.disk != disk or volume.state not in (VolumeState.READY, VolumeState.UNCLEAN):
             continue
-        with open_volume(volume, for_changes=False) as opened:
-            if not stores_on(opened.files):
-                continue
+        try:
+            with open_volume(volume, for_changes=False) as opened:
+                if not stores_on(opened.files):
+                    continue
+        except VolumeNotOpened:
+            continue  # whether Windows starts from it cannot be seen; another may be the one
         try:
             with open_volume(volume, for_changes=True) as opened:
                 if not opened.writable:

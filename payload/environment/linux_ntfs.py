@@ -6,7 +6,7 @@ What was tried with ntfs-3g 2022.10.3 (tests/payload/test_linux_ntfs.py holds al
 - `sync` is given for changes: every write of ntfs-3g reaches the disk in order. payload.moving stands on that.
 - The file table's first records have a mirror, which ntfs-3g writes after them. A power cut between leaves it behind,
   and then ntfs-3g mounts the volume no more, not even to look; Windows minds only a damaged table. So the mirror of a
-  volume that is flagged dirty is written again before it is mounted.
+  volume that is flagged dirty is written again before it is mounted for changes, and only then: looking writes nothing.
 - `windows_names` is not given: the only names the payload creates are its own and those it found on the volume, and
   quarantine and undo must be able to carry any of the latter.
 - Exit code 14 of ntfs-3g.probe is two things: a hibernation file, or a journal of version 2.0 ("Metadata kept in
@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from payload.contract import HibernatedVolumes
-from payload.environment import VolumeNotOpened, VolumeState
+from payload.environment import OnlyForChanges, VolumeNotOpened, VolumeState
 from payload.environment.linux_commands import Completed, run
+from payload.environment.linux_mirror import journal_is_newer, renew_mirror, stale_mirror, write_patches
 from payload.environment.linux_paths import LinuxPaths
-from payload.formats.ntfs import NtfsError, mirror_patches, read_volume_information, write_dirty_flag
+from payload.formats.ntfs import NtfsError, read_volume_information, write_dirty_flag
 
 PROBE_OK, PROBE_HIBERNATED, PROBE_UNCLEAN = 0, 14, 15
 _METADATA_IN_CACHE = "Metadata kept in Windows cache"
@@ -66,6 +67,13 @@ MAYBE_HIBERNATED_DETAIL = (
 )
 UNCLEAN_DETAIL = "Windows did not close this volume cleanly; its journal has to be replayed before it is changed."
 MIRROR_DETAIL = "The power went while this volume was being changed."
+MIRROR_UNSEEN = (
+    "The power went while this volume was being changed. That has to be mended before anybody can look at it, and "
+    "nothing may be changed now."
+)
+MIRROR_ADVICE = (
+    "Run Bluelift so that it may repair this volume, or let Windows check the volume (chkdsk): both mend it."
+)
 UNCLEAN_ADVICE = "Run chkdsk on this volume (the recovery environment has it), or use the WinPE image, then start this image again."  # fmt: skip  # noqa: E501
 NOT_CLOSED_DETAIL = "the changes may not have reached the disk"
 NOT_CLOSED_ADVICE = (
@@ -127,8 +135,8 @@ def ntfs_state(node: Path) -> Condition:
         )
     if probe.returncode == PROBE_UNCLEAN:
         return Condition(state=VolumeState.UNCLEAN, detail=UNCLEAN_DETAIL)
-    if _stale_mirror(node):
-        return Condition(state=VolumeState.UNCLEAN, detail=MIRROR_DETAIL)
+    if stale_mirror(node):
+        return Condition(state=VolumeState.UNCLEAN, detail=MIRROR_DETAIL, newer_journal=journal_is_newer(node))
     reason = _PROBE_SENTENCES.get(probe.returncode, probe.sentence)
     return Condition(
         state=VolumeState.UNREADABLE, detail=f"The volume cannot be opened: {reason}.", advice=DAMAGED_ADVICE
@@ -137,12 +145,13 @@ def ntfs_state(node: Path) -> Condition:
 
 @contextlib.contextmanager
 def mounted_to_look(paths: LinuxPaths, node: Path) -> Iterator[MountedNtfs]:
-    """Mount a volume read-only, whatever state it is in. Raises VolumeNotOpened.
+    """Mount a volume read-only, whatever state it is in. Writes nothing. Raises VolumeNotOpened.
 
-    Nothing is written but the file table's mirror, where a power cut left it behind.
+    OnlyForChanges where a power cut left the file table's mirror behind.
     """
+    if stale_mirror(node):
+        raise OnlyForChanges(VolumeState.UNCLEAN, MIRROR_UNSEEN, MIRROR_ADVICE)
     notes: list[str] = []
-    _renew_mirror(node, notes)
     root = _mount(paths, node, LOOK_OPTIONS)
     try:
         yield MountedNtfs(root=root, writable=False, notes=notes)
@@ -165,8 +174,13 @@ def mounted_for_changes(
     A volume that came unclean, hibernated or flagged stays flagged, so that Windows checks it at its next start.
     """
     notes: list[str] = []
-    _renew_mirror(node, notes)
-    came_clean, options = _prepare(node, hibernated, notes, crashed=crashed)
+    before = renew_mirror(node, notes)
+    try:
+        came_clean, options = _prepare(node, hibernated, notes, crashed=crashed)
+    except VolumeNotOpened as refusal:
+        if refusal.state is VolumeState.HIBERNATED:
+            write_patches(node, before)  # what is left alone is left as it was
+        raise
     with _raw_device(node) as raw:
         came_clean = _flag_dirty(raw) and came_clean
         try:
@@ -255,27 +269,6 @@ def _raw_device(node: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             stream.close()
-
-
-def _stale_mirror(node: Path) -> list[tuple[int, bytes]]:
-    try:
-        with node.open("rb") as stream:
-            return mirror_patches(stream)
-    except (OSError, NtfsError):
-        return []
-
-
-def _renew_mirror(node: Path, notes: list[str]) -> None:
-    """Make the file table's mirror what the table is, where a power cut left it behind; mounting tells if not."""
-    patches = _stale_mirror(node)
-    if not patches:
-        return
-    with contextlib.suppress(OSError), node.open("r+b") as raw:
-        for offset, data in patches:
-            raw.seek(offset)
-            raw.write(data)
-        _flush(raw)
-        notes.append("The mirror of the volume's file table was renewed: the power had gone between the two.")
 
 
 def _flag_dirty(raw: BinaryIO) -> bool:

@@ -18,6 +18,8 @@ RECORD_NUMBER_BITS = 48
 _STANDARD_INFORMATION, _FILE_NAME, _SECURITY_DESCRIPTOR, _DATA, _END = 0x10, 0x30, 0x50, 0x80, 0xFFFFFFFF
 _SURVIVE_A_COPY = (_STANDARD_INFORMATION, _FILE_NAME, _SECURITY_DESCRIPTOR, _DATA)
 _FLAGS_OFFSET, _IN_USE = 22, 0x01
+_LOG_RECORD = 2
+_RESTART_PAGE = struct.Struct("<4s24xh")
 _ONLY_SHORT = 2  # the namespace of an 8.3 name that stands beside a long one
 
 
@@ -63,6 +65,22 @@ def read_file_record(stream: BinaryIO, number: int) -> FileRecord:
         and data.count("") == 1
         and len({(name.parent, name.name) for name in names if not name.short}) == 1,
     )
+
+
+def journal_version(stream: BinaryIO) -> int:
+    """The major version of the volume's journal ($LogFile); 0 for one that is empty. Raises NtfsError, OSError.
+
+    Source: Linux-NTFS's logfile.h, RESTART_PAGE_HEADER. Windows 8 and later write version 2 while they run.
+    """
+    boot = read_boot_sector(stream)
+    record = _plain(read_at(stream, _offset_of(stream, boot, _LOG_RECORD), boot.record_size))
+    data = next((a for a in _attributes(record) if a.kind == _DATA and not a.resident and not a.name), None)
+    runs = list(_runs(record, data)) if data else []
+    if not runs:
+        raise NtfsError("the journal's record says nothing about where it lies")
+    page = read_at(stream, runs[0][1] * boot.cluster_size, _RESTART_PAGE.size)
+    magic, major = _RESTART_PAGE.unpack(page)
+    return major if magic == b"RSTR" else 0
 
 
 def free_file_record(stream: BinaryIO, number: int) -> None:

@@ -15,9 +15,16 @@ from pathlib import Path
 import pytest
 
 from payload.contract import HibernatedVolumes
-from payload.environment import VolumeNotOpened, VolumeState
+from payload.environment import OnlyForChanges, VolumeNotOpened, VolumeState
 from payload.environment import linux_ntfs as ntfs_module
-from payload.environment.linux_ntfs import mounted_for_changes, mounted_to_look, ntfs_label, ntfs_state
+from payload.environment.linux_mirror import journal_is_newer
+from payload.environment.linux_ntfs import (
+    maybe_hibernated,
+    mounted_for_changes,
+    mounted_to_look,
+    ntfs_label,
+    ntfs_state,
+)
 from payload.formats.ntfs import mirror_patches, parse_boot_sector, read_volume_information, write_dirty_flag
 from tests.payload.linux_fakes import FakeMachine, can_mount, make_ntfs
 
@@ -179,34 +186,85 @@ def test_looking_writes_not_one_byte(machine: FakeMachine, image: Path, kind: st
     assert image.read_bytes() == before
 
 
-def test_a_mirror_that_a_power_cut_left_behind(machine: FakeMachine, image: Path) -> None:
-    """ntfs-3g mounts such a volume no more; nothing but the mirror is written to look at it."""
+def set_torn(image: Path) -> bytes:
+    """As a power cut between the file table's first record and its mirror leaves it; what the volume is then."""
     set_dirty(image)
-    whole = image.read_bytes()
-    boot = parse_boot_sector(whole)
+    boot = parse_boot_sector(image.read_bytes()[:512])
     with image.open("r+b") as stream:
         stream.seek(boot.mft_offset + 8)  # the record's LSN, which ntfs-3g does not look at
         stream.write(b"\x12\x34")
-        stream.flush()
-    before = image.read_bytes()
+    return image.read_bytes()
+
+
+def test_a_mirror_that_a_power_cut_left_behind(machine: FakeMachine, image: Path) -> None:
+    """ntfs-3g mounts such a volume no more: nobody looks at it before it is opened for changes."""
+    before = set_torn(image)
+    boot = parse_boot_sector(before)
     with as_device(image) as device:
         found = ntfs_state(device)
-        assert (found.state, found.detail) == (
+        assert (found.state, found.detail, found.newer_journal) == (
             VolumeState.UNCLEAN,
             "The power went while this volume was being changed.",
+            False,
         )
-        with mounted_to_look(machine.paths, device) as mounted:
-            list(mounted.root.iterdir())
-        assert mounted.notes[0].startswith("The mirror of the volume's file table was renewed")
-        assert ntfs_state(device).state is VolumeState.READY
+        with pytest.raises(OnlyForChanges, match="before anybody can look"), mounted_to_look(machine.paths, device):
+            pass
+        assert image.read_bytes() == before, "looking writes not one byte"
         with mounted_for_changes(machine.paths, device, LEAVE) as mounted:
             (mounted.root / "new").write_text("new")
+            assert mounted.notes[0].startswith("The mirror of the volume's file table was renewed")
+        assert ntfs_state(device).state is VolumeState.READY
+        with mounted_to_look(machine.paths, device) as mounted:
+            assert (mounted.root / "new").read_text() == "new"
+            assert mounted.notes == []
+        with mounted_for_changes(machine.paths, device, LEAVE) as mounted:
             assert all("mirror" not in note for note in mounted.notes)
         assert is_dirty(device)  # so that Windows checks it
     size = boot.record_size
     mended = bytearray(before)
     mended[boot.mirror_offset : boot.mirror_offset + size] = before[boot.mft_offset : boot.mft_offset + size]
     assert mirror_patches(io.BytesIO(bytes(mended))) == []
+
+
+@pytest.mark.parametrize("kind", ["hibernated", "asleep", "crashed"])
+def test_a_mirror_left_behind_on_what_is_left_alone(machine: FakeMachine, image: Path, kind: str) -> None:
+    """Whether a Windows is hibernated shows only once the mirror is well; then it is put back as it was."""
+    MAKE[kind](image)
+    before = set_torn(image)
+    with as_device(image) as device:
+        found = ntfs_state(device)
+        assert (found.state, found.newer_journal) == (VolumeState.UNCLEAN, kind != "hibernated")
+        assert maybe_hibernated(found).state is (
+            VolumeState.UNCLEAN if kind == "hibernated" else VolumeState.HIBERNATED
+        )
+        with pytest.raises(VolumeNotOpened) as failure, mounted_for_changes(machine.paths, device, LEAVE):
+            pass
+    assert failure.value.state is VolumeState.HIBERNATED
+    assert image.read_bytes() == before
+
+
+def test_a_disk_that_takes_no_mirror(machine: FakeMachine, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set_torn(image)
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(VolumeNotOpened) as failure, mounted_for_changes(machine.paths, image, LEAVE):
+        pass
+    assert not isinstance(failure.value, OnlyForChanges)
+    boot, after = parse_boot_sector(before), image.read_bytes()
+    changed = [at for at in range(len(before)) if before[at] != after[at]]
+    assert all(boot.mirror_offset <= at < boot.mirror_offset + boot.record_size for at in changed)
+
+
+def test_no_journal_to_look_at_may_be_a_newer_one(image: Path, tmp_path: Path) -> None:
+    assert not journal_is_newer(image)
+    set_crashed(image)
+    assert journal_is_newer(image)
+    assert journal_is_newer(tmp_path / "gone")
+    (tmp_path / "noise").write_bytes(b"\xff" * 8192)
+    assert journal_is_newer(tmp_path / "noise")
 
 
 def test_changing_a_clean_volume(machine: FakeMachine, image: Path, node: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from payload.formats.mft import _offset_of, free_file_record, read_file_record
+from payload.formats.mft import _offset_of, free_file_record, journal_version, read_file_record
 from payload.formats.ntfs import NtfsError, mirror_patches, parse_boot_sector, write_dirty_flag
 from tests.payload.linux_fakes import MIB, make_ntfs, needs
 
@@ -109,6 +109,24 @@ def test_a_damaged_record_never_raises_anything_else(
         free_file_record(io.BytesIO(bytes(damaged)), number)
     with contextlib.suppress(NtfsError):
         mirror_patches(io.BytesIO(bytes(damaged)))
+    with contextlib.suppress(NtfsError):
+        journal_version(io.BytesIO(bytes(damaged)))
+
+
+@settings(max_examples=200)
+@given(flips=st.lists(st.tuples(st.integers(0, 1023), st.integers(0, 255)), max_size=8))
+def test_a_damaged_record_of_the_journal(volume: bytes, flips: list[tuple[int, int]]) -> None:
+    damaged = bytearray(volume)
+    at = parse_boot_sector(volume).mft_offset + 2 * 1024
+    for offset, value in flips:
+        damaged[at + offset] = value
+    with contextlib.suppress(NtfsError):
+        assert -(1 << 15) <= journal_version(io.BytesIO(bytes(damaged))) < 1 << 15
+
+
+def test_the_journals_version(volume: bytes) -> None:
+    """That of a running Windows: tests/payload/test_linux_ntfs.py."""
+    assert journal_version(io.BytesIO(volume)) == 0, "mkntfs leaves it empty"
 
 
 _NUMBERS: dict[Path, int] = {}
@@ -125,6 +143,8 @@ def test_noise_never_raises_anything_else(data: bytes) -> None:
         read_file_record(io.BytesIO(data), 5)
     with contextlib.suppress(NtfsError):
         mirror_patches(io.BytesIO(data))
+    with contextlib.suppress(NtfsError):
+        journal_version(io.BytesIO(data))
 
 
 def left_behind(volume: bytes, *, dirty: bool = True) -> io.BytesIO:
