@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from payload.environment import SpecialKey
 from payload.formats.recovery_password import GROUP_DIGITS, GROUPS, group_problem, parse
+from payload.formats.vault import LONGEST_PASSPHRASE
 
 _DIGITS = GROUPS * GROUP_DIGITS
 #: A password with a dash after every group, and a little for doubled ones.
 _MOST_TYPED = _DIGITS + 2 * GROUPS
-_MOST_OF_A_PASSPHRASE = 128
 #: The digit row without Shift in France; Belgium and Apple have 6 and 8 elsewhere.
 _UNSHIFTED = dict(zip("&é\"'(-è_çà", "1234567890", strict=True)) | {"§": "6", "!": "8"}
 _DASH = "-"
@@ -183,7 +183,7 @@ class PassphraseEntry:
         elif key == SpecialKey.CLEAR:
             self._text = ""
         elif len(key) == 1 and key.isprintable():
-            self._text = (self._text + key)[:_MOST_OF_A_PASSPHRASE]
+            self._text = (self._text + key)[:LONGEST_PASSPHRASE]
         return Outcome.GOES_ON
 
 

@@ -18,7 +18,7 @@ from builder.keys import passphrase, vault_file
 from builder.keys.found import GUID, Collection, FoundKey, guid_bytes, guid_text
 from builder.keys.importers import read_keys
 from builder.keys.vault_iso import write_vault_iso
-from payload.formats.vault import TagsCollide, VaultRecord, normalised
+from payload.formats.vault import LONGEST_PASSPHRASE, TagsCollide, VaultRecord, normalised
 
 #: How many rejects or conflicts are shown; the rest is counted.
 _SHOWN = 20
@@ -205,6 +205,11 @@ def _new_passphrase(arguments: argparse.Namespace) -> tuple[str, bool]:
     if not passphrase.typable(words):
         raise KeysError(
             "the passphrase has characters that not every keyboard has", hint="Use letters, digits and ASCII signs."
+        )
+    if len(words) > LONGEST_PASSPHRASE:
+        raise KeysError(
+            f"the passphrase has {len(words)} characters, and no more than {LONGEST_PASSPHRASE} can be typed",
+            hint="Take a shorter one.",
         )
     worth = passphrase.bits(words)
     if worth < passphrase.LEAST_BITS and not arguments.weak:

@@ -56,6 +56,8 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Check its name and its rights.") from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
+    if 0 in data[:2]:  # UTF-16 whose mark was lost on the way: all of these files begin with an ASCII character
+        return data.decode("utf-16-le" if data[0] else "utf-16-be", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -82,14 +84,13 @@ def _plain(name: str) -> str:
 
 def _csv_keys(text: str, file: str) -> Iterator[FoundKey | Reject]:
     """Rows below a heading, divided by whatever divides the heading. Export-Csv's `#TYPE` line may stand before it."""
-    lines = io.StringIO(text)
-    heading, skipped = lines.readline(), 1
-    while not heading.strip() or heading.startswith("#TYPE"):
-        heading, skipped = lines.readline(), skipped + 1
+    lines = io.StringIO(text, newline=None)  # a line may end in CR alone (Excel's "CSV (Macintosh)")
+    headings = ((line, at) for at, line in enumerate(lines, 1) if line.strip() and not line.startswith("#TYPE"))
+    heading, skipped = next(headings, ("", 0))
     divider = max(",;\t", key=heading.count)
-    names = [_plain(name) for name in next(csv.reader([heading], delimiter=divider))]
     rows = csv.reader(lines, delimiter=divider)
     try:
+        names = [_plain(name) for name in next(csv.reader([heading], delimiter=divider), [])]
         for row in rows:
             if any(row):
                 yield _from_fields(dict(zip(names, row, strict=False)), file, skipped + rows.line_num)

@@ -22,6 +22,15 @@ of a vault have the same tag, and every vault has a salt of its own. The header'
 associated data, so that no record can be moved to another vault. A host tag is the first 8 bytes of
 HMAC-SHA256(host key, the name in capitals), or zeros: a vault can be cut down to a list of hosts, yet holds no name.
 Key ids are 16 bytes as on disk (GUID, mixed-endian).
+
+Test vector: the whole vault of one key. Passphrase "gobul tovek ridon hulev sipor", 600,000 rounds, salt 00 01 ... 1f,
+written at 1721361600; key id 64311DEA-4587-4029-924A-BA299647998E of the host PC-7, recovery password
+002816-008470-014124-019778-025432-031086-036740-042394.
+
+    424c5641554c540001008000c0270900000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f
+    0100000000000000c0e499660000000000000000000000000000000000000000598b7be294ac316daec7936c46ec2989
+    f2f863447110fd5a7df24bb010da70e11569e5cb62482b36145bf7ddd9973d97050d1d514d9ad1df707450875054fb03
+    119464574d6df387748ad3b54ae8e006988383d5d9560288ae0eb2b7c7cdc4540c4899df0728817191266c8144cc6537
 """
 
 from __future__ import annotations
@@ -39,6 +48,8 @@ VERSION = 1
 LEAST_ROUNDS = 600_000
 #: A planted vault must not keep a host busy for hours.
 MOST_ROUNDS = 10_000_000
+#: In characters: where a passphrase is typed, no more are taken.
+LONGEST_PASSPHRASE = 128
 SALT_SIZE = 32
 KEY_ID_SIZE = RECOVERY_KEY_SIZE = 16
 _HEADER = struct.Struct("<8sHHI32sQQ16x")

@@ -120,6 +120,7 @@ def test_a_new_passphrase_replaces_the_old_one(folder: Path) -> None:
         (("import", "keys.csv", "-o", "missing/x.vault"), 7, "missing"),
         (("import", "keys.csv", "-o", "x.vault", "--new-passphrase-file", "weak"), 11, "24 bits|25 bits"),
         (("import", "keys.csv", "-o", "x.vault", "--new-passphrase-file", "other"), 11, "not every keyboard"),
+        (("import", "keys.csv", "-o", "x.vault", "--new-passphrase-file", "long"), 11, "more than 128 can be typed"),
         (("import", "keys.csv", "-o", "x.vault", "--ask"), 2, "no terminal"),
         (("list", "all.vault"), 2, "no terminal"),
         (("list", "all.vault", "--passphrase-file", "weak"), 11, "not this vault's"),
@@ -135,6 +136,7 @@ def test_a_new_passphrase_replaces_the_old_one(folder: Path) -> None:
 )  # fmt: skip
 def test_what_is_refused(folder: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
     (folder / "weak").write_text("Summer2024!")
+    (folder / "long").write_text("gobul tovek ridon hulev sipor " * 5)
     (folder / "other").write_text("Straße und noch viel mehr Wörter als das")
     (folder / "bad.csv").write_text(f"KeyID,RecoveryKey\n{IDS[0]},{PASSWORDS[1][:-1]}\n")
     (folder / "short.vault").write_bytes((folder / "all.vault").read_bytes()[:-3])

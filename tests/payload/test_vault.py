@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 from uuid import UUID
 
@@ -116,6 +117,16 @@ def test_a_vault_by_hand_from_the_description() -> None:
     plain = key_id(7) + hashlib.md5(b"key 7").digest() + mac(keys[b"host"], b"PC-7")[:8]
     expected = start + check + tag + AESGCM(keys[b"record"]).encrypt(tag + bytes(4), plain, check)
     assert written(record(7, " pc-7 ")) == expected
+
+
+def test_the_published_vector_opens_and_is_what_is_written() -> None:
+    """The one in the module's description: hexadecimal digits, made by hashlib and AESGCM alone."""
+    data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f]{96})$", vault.__doc__ or "", re.MULTILINE)))
+    guid = UUID("64311DEA-4587-4029-924A-BA299647998E").bytes_le
+    key = recovery_password.parse("002816-008470-014124-019778-025432-031086-036740-042394")
+    expected = VaultRecord(key_id=guid, recovery_key=key, host=KEYS.host_tag("PC-7"))
+    assert opened(data).find(guid) == expected
+    assert written(expected) == data
 
 
 def test_the_bytes_of_version_1_never_change() -> None:

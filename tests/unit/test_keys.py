@@ -18,6 +18,7 @@ from builder.keys import passphrase
 from builder.keys.found import Collection, FoundKey, Reject, guid_bytes, guid_text, host_of_name
 from builder.keys.importers import read_keys
 from payload.formats import recovery_password
+from tests.integration.test_keymap import PRINTED
 
 ID = "C3E4B5A6-1F2D-4E7C-9A8B-0D1E2F3A4B5C"
 ID2 = "00112233-4455-6677-8899-AABBCCDDEEFF"
@@ -108,6 +109,10 @@ def keys_of(found: list[FoundKey | Reject]) -> dict[str, str]:
         (CROWDSTRIKE.replace(",", ";").replace("\n", "\r\n"), [2, 3], ["", ""]),
         (CROWDSTRIKE.encode("utf-8-sig"), [2, 3], ["", ""]),
         (CROWDSTRIKE.encode("utf-16"), [2, 3], ["", ""]),
+        (CROWDSTRIKE.encode("utf-16-le"), [2, 3], ["", ""]),
+        (CROWDSTRIKE.encode("utf-16-be"), [2, 3], ["", ""]),
+        (CROWDSTRIKE.replace("\n", "\r"), [2, 3], ["", ""]),
+        (AD_CSV.replace("\n", "\r"), [3, 4], ["PC-17", "PC-18"]),
         (ENTRA_CSV, [2, 3], ["PC-17", ""]),
         (AD_CSV, [3, 4], ["PC-17", "PC-18"]),
         (json.dumps(GRAPH), [1, 1], ["", ""]),
@@ -183,11 +188,29 @@ def test_one_key_id_is_not_used_for_two_passwords(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n\n", "no keys here", "KeyID,RecoveryKey\n", "{}", "[]", f"{ID}\n", b"\xff\xfe"]
+    "content",
+    [
+        "",
+        "\n\n",
+        "no keys here",
+        "KeyID,RecoveryKey\n",
+        "{}",
+        "[]",
+        f"{ID}\n",
+        b"\xff\xfe",
+        b"\0",
+        "#TYPE\vKeyID,RecoveryKey",
+    ],
 )
 def test_a_file_without_keys_is_refused(content: str | bytes, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no recovery password"):
         found_in(tmp_path, content)
+
+
+def test_a_heading_as_no_table_has_is_a_reject(tmp_path: Path) -> None:
+    (reject,) = found_in(tmp_path, f"KeyID,RecoveryKey,{'x' * 200_000}\n{ID},{PASSWORD}\n")
+    assert isinstance(reject, Reject)
+    assert "the table cannot be read on" in reject.why
 
 
 def test_json_that_breaks_off_is_a_reject(tmp_path: Path) -> None:
@@ -205,6 +228,16 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_any_text_is_read_or_refused(tmp_path: Path, text: str) -> None:
     try:
         found = found_in(tmp_path, text.encode("utf-8", "replace"))
+    except UsageError:
+        return
+    assert found
+
+
+@given(st.text(max_size=30), st.sampled_from('\n\r\v\x85;\t"'), st.text(max_size=300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+def test_any_table_is_read_or_refused(tmp_path: Path, before: str, between: str, after: str) -> None:
+    try:
+        found = found_in(tmp_path, f"{before}{between}KeyID,RecoveryKey{between}{after}".encode("utf-8", "replace"))
     except UsageError:
         return
     assert found
@@ -275,6 +308,14 @@ def test_a_made_up_passphrase_has_enough_bits_and_only_letters_that_every_layout
     assert all(len(words.split(" ")) == 5 for words in made)
     assert math.isclose(passphrase.GENERATED_BITS, 5 * math.log2(15**3 * 4**2))
     assert all(passphrase.bits(words) >= passphrase.LEAST_BITS for words in made[:20])
+
+
+@pytest.mark.parametrize("layout", ["us", "de", "fr", "uk", "es", "it", "ch-de", "ch-fr", "be", "se", "pl"])
+def test_its_letters_lie_on_the_same_keys(layout: str) -> None:
+    """What is printed on each key, which the image's keymaps are compared with."""
+    ours, theirs = PRINTED["us"][0], PRINTED[layout][0]
+    for letter in passphrase.CONSONANTS + passphrase.VOWELS:
+        assert theirs[ours.index(letter)] == letter
 
 
 @pytest.mark.parametrize(
