@@ -13,7 +13,7 @@ from builder.commands.program import program
 from builder.console import Console, Summary, Table, ask, size_text
 from builder.errors import BuilderError, ImageError, OutputError, UsageError
 from builder.outputs import SUMS
-from builder.usb.choice import NOT_REMOVABLE, find_disk, objections
+from builder.usb.choice import NOT_REMOVABLE, backed_by, check_same, find_disk, objections
 from builder.usb.disks import BlockDisk, LinuxRoot, list_disks
 from builder.usb.layout import StickImage, StickLayout, open_image, plan_stick
 
@@ -92,7 +92,7 @@ def _check(disk: BlockDisk, image: StickImage, forced: str) -> None:
             f"--force-device says {forced}, but the device is {disk.name}",
             hint="Type the device's own name: it is what will be overwritten.",
         )
-    reasons = objections(disk, needed=image.size, forced=forced)
+    reasons = (*objections(disk, needed=image.size, forced=forced), *backed_by(disk, image.path))
     if reasons:
         raise OutputError(
             f"{disk.name} ({_known(disk)}) is not overwritten:\n" + "\n".join(f"  {why}" for why in reasons),
@@ -124,7 +124,8 @@ def _check_sums(image: Path) -> str:
         lines = (image.parent / SUMS).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return f"there is no {SUMS} beside it"
-    wanted = next((line.split()[0] for line in lines if line.split()[1:] == [image.name]), None)
+    # sha256sum(1): the digest, a space, a space or an asterisk, the name.
+    wanted = next((line.partition(" ")[0] for line in lines if line.partition(" ")[2][1:] == image.name), None)
     if wanted is None:
         return f"{SUMS} beside it does not list it"
     with image.open("rb") as stream:
@@ -141,6 +142,8 @@ def _overwrite(disk: BlockDisk, layout: StickLayout, console: Console) -> None:
     from builder.usb.write import StickWriter  # noqa: PLC0415
 
     with opened(disk) as raw:
+        # From here on it is ours, so that whatever bears its name now is what will be written to.
+        check_same(disk, list_disks(_ROOT))
         writer = StickWriter(layout=layout, disk=raw)
         try:
             with console.step(f"write {disk.name}") as step:

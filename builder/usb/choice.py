@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from builder.errors import UsageError
+from builder.errors import OutputError, UsageError
 from builder.media.gpt_move import SECTOR
 from builder.usb.disks import BlockDisk, LinuxRoot
 
@@ -27,6 +30,27 @@ def find_disk(device: str, disks: Sequence[BlockDisk], root: LinuxRoot) -> Block
                 hint=f"Give {disk.name}: all of {disk.name} is then overwritten, not only {name}.",
             )
     raise UsageError(f"there is no disk {device}", hint="'bluelift usb list' shows the disks of this machine.")
+
+
+def backed_by(disk: BlockDisk, image: Path) -> tuple[str, ...]:
+    """Why a loop device must not be overwritten with `image`: it is that very file, which would be read and blanked."""
+    with contextlib.suppress(OSError):
+        if disk.bus == "loop" and Path(disk.model).samefile(image):
+            return ("the image itself is behind it",)
+    return ()
+
+
+def check_same(disk: BlockDisk, now: Sequence[BlockDisk]) -> None:
+    """See that the disk among `now` that bears this one's name is the one that was shown and agreed to.
+
+    Names are given anew when one disk is unplugged and another plugged in. Raises OutputError.
+    """
+    found = next((other for other in now if other.name == disk.name), None)
+    if found is None or replace(found, uses=()) != replace(disk, uses=()):
+        raise OutputError(
+            f"{disk.node} is not the disk any more that was looked at",
+            hint="Was another one plugged in meanwhile? Nothing was written. Begin again with 'bluelift usb list'.",
+        )
 
 
 def objections(disk: BlockDisk, *, needed: int, forced: str = "") -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def _uses(root: LinuxRoot, entry: Path, mounts: list[_Mount], swaps: frozenset[s
     names = {_node_name(entry.name), name}
     for mount in mounts:
         if mount.number == number or mount.source in names:
-            yield Use(what=f"{name} is mounted at {mount.target}", system=mount.target in _SYSTEM_MOUNTS)
+            yield Use(what=f"{name} is mounted at {_printable(mount.target)}", system=mount.target in _SYSTEM_MOUNTS)
     if names & swaps:
         yield Use(what=f"{name} is used as swap", system=True)
     for holder in _entries(entry / "holders"):
@@ -208,7 +208,7 @@ def _serial(entry: Path, real: Path) -> str:
         page = (entry / "device/vpd_pg80").read_bytes()
     except OSError:
         return ""
-    return page[4:].decode("ascii", "replace").strip(" \0")
+    return _printable(page[4:].decode("ascii", "replace").strip(" \0"))
 
 
 def _usb_device(real: Path) -> Path | None:
@@ -242,9 +242,14 @@ def _lines(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return " ".join(path.read_bytes().decode("utf-8", "replace").replace("\0", " ").split())
+        return _printable(" ".join(path.read_bytes().decode("utf-8", "replace").replace("\0", " ").split()))
     except OSError:
         return ""
+
+
+def _printable(text: str) -> str:
+    """What a stick or a mount says of itself must not write over what the terminal shows of it."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _number(path: Path) -> int:

@@ -87,6 +87,8 @@ class StickLayout:
 
 def open_image(path: Path) -> StickImage:
     """The image at `path`, as far as a stick can be made of it. Raises ImageError, which says why it cannot."""
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path} is no file", hint="Give the .iso that was built, not a device or a folder.")
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, 2)

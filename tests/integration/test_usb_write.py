@@ -18,6 +18,7 @@ import pytest
 
 from builder import __main__ as entry
 from builder import cli
+from builder.commands import usb as usb_command
 from builder.console import PlainConsole, SilentStep, Step
 from builder.disk_forms import DiskForm, write_form
 from builder.errors import OutputError
@@ -269,6 +270,39 @@ def test_a_stick_that_was_exchanged_meanwhile(stick: Stick) -> None:
         assert raw.read(0, 512) == stick.file.read_bytes()[:512]
 
 
+def test_a_stick_that_was_exchanged_while_the_question_stood(
+    image: Path, stick: Stick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one of the same size under the same name: it was not shown, and nothing is written to it."""
+    other = tmp_path / "other.img"
+    other.write_bytes(b"precious " * 1_000_000)
+    os.truncate(other, STICK)
+
+    def exchange(_question: str) -> str:
+        run("losetup", "--detach", stick.node)
+        run("losetup", stick.node, other)
+        return stick.name
+
+    monkeypatch.setattr(usb_command, "ask", exchange)
+    before = other.read_bytes()
+    assert entry.main(["usb", "write", str(image), stick.name, "--force-device", stick.name]) == 7
+    assert "is not the disk any more that was looked at" in capsys.readouterr().err
+    assert other.read_bytes() == before
+
+
+def test_an_image_that_would_be_written_over_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stick: Stick
+) -> None:
+    image = make_image(tmp_path / "image.iso")
+    before = image.read_bytes()
+    with loop(image, SIZE) as itself:
+        assert write(image, itself) == 7
+        assert "the image itself is behind it" in capsys.readouterr().err
+        assert write(itself.node, stick) == 8
+        assert "is no file" in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
 def test_a_stick_that_is_pulled_out_in_mid_write(
     image: Path, stick: Stick, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -352,15 +386,17 @@ def test_what_is_no_image_for_a_stick(
     assert stick.file.read_bytes() == before
 
 
+@pytest.mark.parametrize(("name", "between"), [("image.iso", "  "), ("Bluelift Berlin.iso", " *")])
 def test_a_damaged_image_is_not_written(
-    image: Path, stick: Stick, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    image: Path, stick: Stick, tmp_path: Path, name: str, between: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = bytearray(image.read_bytes())
     content[20 * MIB] ^= 1
-    (tmp_path / "image.iso").write_bytes(content)
-    shutil.copy(image.parent / "SHA256SUMS", tmp_path)
+    (tmp_path / name).write_bytes(content)
+    sums = (image.parent / "SHA256SUMS").read_text().replace("  image.iso", between + name)
+    (tmp_path / "SHA256SUMS").write_text(sums)
     before = stick.file.read_bytes()
-    assert write(tmp_path / "image.iso", stick) == 8
+    assert write(tmp_path / name, stick) == 8
     assert "is damaged: its sha256 is" in capsys.readouterr().err
     assert stick.file.read_bytes() == before
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import UsageError
-from builder.usb.choice import NOT_REMOVABLE, find_disk, objections
+from builder.errors import OutputError, UsageError
+from builder.usb.choice import NOT_REMOVABLE, backed_by, check_same, find_disk, objections
 from builder.usb.disks import BlockDisk, LinuxRoot, Use, list_disks
 
 GB = 10**9
@@ -208,6 +209,50 @@ def test_names_of_devices(machine: Machine) -> None:
     for wrong in ("sdz", "/dev/sd", "../sdb", "", "/dev/null"):
         with pytest.raises(UsageError, match="there is no disk"):
             find_disk(wrong, disks, machine.root)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device__model": "Cruzer  "},
+        {"size": 16 * GB},
+        {"device__model": "Ultra Fit ", "ro": "1"},
+        None,
+    ],
+    ids=["another model", "another size", "write-protected now", "gone"],
+)
+def test_another_disk_under_the_same_name_is_noticed(machine: Machine, change: dict[str, Any] | None) -> None:
+    """What was shown and agreed to; that it is mentioned as used by now (by us) is no change."""
+    seen = machine.find("sdb")
+    check_same(seen, list_disks(machine.root))
+    check_same(seen, [replace(seen, uses=(Use(what="x"),))])
+    (machine.folder / "sys/block/sdb").unlink()
+    if change is not None:
+        other = {"removable": "1", "device__vendor": "SanDisk ", "device__model": "Ultra Fit ", **change}
+        machine.partition(machine.disk("sdb", "8:16", bus=USB.replace("6:0", "7:0"), **other), "sdb1", "8:17")
+    with pytest.raises(OutputError, match="is not the disk any more"):
+        check_same(seen, list_disks(machine.root))
+
+
+def test_the_image_behind_a_loop_device_is_not_written_over_itself(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "image.iso").write_bytes(b"image")
+    (tmp_path / "link.iso").symlink_to("image.iso")
+    machine.disk("loop1", "7:1", bus="virtual", loop__backing_file=str(tmp_path / "image.iso"))
+    for path in ("image.iso", "link.iso"):
+        assert backed_by(machine.find("loop1"), tmp_path / path) == ("the image itself is behind it",)
+    (tmp_path / "other.iso").write_bytes(b"image")
+    assert backed_by(machine.find("loop1"), tmp_path / "other.iso") == ()
+    assert backed_by(machine.find("loop1"), tmp_path / "none.iso") == ()
+    assert backed_by(machine.find("sdb"), tmp_path / "image.iso") == ()
+
+
+def test_a_stick_cannot_write_over_what_is_said_of_it(machine: Machine) -> None:
+    """A USB device chooses its own strings, and whoever formats a stick its label."""
+    machine.write("sys/devices/pci0000:00/0000:00:14.0/usb2/2-1/serial", "\x1b[2K\x1b[1A\u202eharmless")
+    machine.mounted("27 1 8:17 / /media/\\033[2Jx rw - vfat /dev/sdb1 rw")
+    disk = machine.find("sdb")
+    assert all(text.isprintable() for text in (disk.serial, disk.model, *(use.what for use in disk.uses)))
+    assert "harmless" in disk.serial
 
 
 def test_a_machine_without_anything(tmp_path: Path) -> None:
