@@ -10,8 +10,9 @@ On NTFS a moved file keeps its name, times, attributes, security descriptor and 
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from payload.classify import inspect
@@ -67,11 +68,14 @@ class RunResult:
 class Interrupted:
     """Runs that have a journal and no receipt, and what was not believed.
 
-    `waiting` are those that name a file whose rule only reports now: they stay as they are.
+    `waiting` are those that name a file whose rule only reports now: they stay as they are. `finished` are the runs
+    that have a receipt; `only_names` are what these left (see RunResult).
     """
 
     runs: tuple[Run, ...] = ()
     waiting: tuple[Run, ...] = ()
+    finished: tuple[Run, ...] = ()
+    only_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -122,9 +126,12 @@ def interrupted(files: VolumeFiles, rules: Sequence[Rule], installations: Sequen
     found = read_runs(files, rules, installations)
     unfinished = [run for run in found.runs if not run.receipt and not run.undone]
     waiting = tuple(run for run in unfinished if any(_only_reported(entry, rules) for entry in run.journal.entries))
+    finished = tuple(run for run in found.runs if run.receipt and not run.undone)
     return Interrupted(
         runs=tuple(run for run in unfinished if run not in waiting),
         waiting=waiting,
+        finished=finished,
+        only_names=tuple(name for run in finished for name in _names_left(files, run)),
         notes=(*found.refused, *found.notes),
     )
 
@@ -135,14 +142,15 @@ def _only_reported(entry: JournalEntry, rules: Sequence[Rule]) -> bool:
     return all(rule.only_reports for rule in judges)
 
 
-def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule]) -> RunResult:
+def complete(files: VolumeFiles, run: Run, rules: Sequence[Rule], others: Sequence[Run] = ()) -> RunResult:
     """Bring an interrupted run to its end, or find it done. The caller then writes its receipt.
 
-    A file that is no longer what the journal says is left to a new run (outcome LEFT). Never raises OSError.
+    A file that is no longer what the journal says is left to a new run (outcome LEFT). One that is gone may be in the
+    quarantine of one of the `others`, which had to do without this run. Never raises OSError.
     """
     records, notes, only_names = [], [], []
     for entry in run.journal.entries:
-        done = _act(files, run, entry)
+        done = _act(files, run, entry, others)
         records.append(_record_from_journal(files, entry, rules, done))
         if done.only_name:
             only_names.append(entry.source)
@@ -156,7 +164,7 @@ def complete_interrupted(
 ) -> tuple[list[RunResult], tuple[str, ...]]:
     """Complete every interrupted run of the volume; the results and what was not believed. Raises OSError."""
     found = interrupted(files, rules, installations)
-    return [complete(files, run, rules) for run in found.runs], found.notes
+    return [complete(files, run, rules, found.finished) for run in found.runs], found.notes
 
 
 def reason(error: OSError) -> str:
@@ -203,16 +211,17 @@ class _Done:
         return windows_path(self.at) if self.at else ""
 
 
-_ONLY_NAME = "its old name is left for Windows's check of the volume to remove"
+#: What is said of RunResult.only_names.
+ONLY_NAME = "its old name is left for Windows's check of the volume to remove"
 _DONE = {Action.QUARANTINE: "moved", Action.DELETE: "deleted", Action.REPORT: "reported"}
 
 
-def _act(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
+def _act(files: VolumeFiles, run: Run, entry: JournalEntry, others: Sequence[Run] = ()) -> _Done:
     """Do, finish, or find done what one journal entry says. Never raises OSError."""
     try:
         if entry.action is Action.DELETE:
             return _delete(files, entry)
-        return _quarantine(files, run, entry)
+        return _quarantine(files, run, entry, others)
     except OSError as error:
         return _Done(outcome=FileOutcome.FAILED, detail=f"could not be {_DONE[entry.action]}: {reason(error)}")
 
@@ -220,7 +229,7 @@ def _act(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
 def _delete(files: VolumeFiles, entry: JournalEntry) -> _Done:
     source = volume_path(entry.source)
     if _is_only_a_name(files, entry):
-        return _Done(outcome=FileOutcome.DELETED, detail=f"was already deleted; {_ONLY_NAME}", only_name=True)
+        return _Done(outcome=FileOutcome.DELETED, detail=f"was already deleted; {ONLY_NAME}", only_name=True)
     if files.entry(source) is None:
         files.settle_removal(source, entry.file_number)
         return _Done(outcome=FileOutcome.DELETED, detail="was already deleted")
@@ -232,15 +241,15 @@ def _delete(files: VolumeFiles, entry: JournalEntry) -> _Done:
     return _Done(outcome=FileOutcome.DELETED)
 
 
-def _quarantine(files: VolumeFiles, run: Run, entry: JournalEntry) -> _Done:
+def _quarantine(files: VolumeFiles, run: Run, entry: JournalEntry, others: Sequence[Run]) -> _Done:
     source = volume_path(entry.source)
     kept = kept_at(files, run.folder, entry)
     if kept is not None and _is_only_a_name(files, entry):
         drop_other_places(files, run.folder, entry, kept)
-        detail = f"was already moved; {_ONLY_NAME}"
+        detail = f"was already moved; {ONLY_NAME}"
         return _Done(outcome=FileOutcome.QUARANTINED, detail=detail, at=kept, only_name=True)
     if files.entry(source) is None:
-        return _find_moved(files, run, entry, kept)
+        return _find_moved(files, run, entry, kept, others)
     if problem := difference(files, source, entry):
         why = "it is there again, with the earlier one in quarantine" if kept else problem
         return _Done(outcome=FileOutcome.LEFT, detail=f"left to a new run: {why}")
@@ -266,7 +275,18 @@ def _is_only_a_name(files: VolumeFiles, entry: JournalEntry) -> bool:
     return False
 
 
-def _find_moved(files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumePath | None) -> _Done:
+def _names_left(files: VolumeFiles, run: Run) -> Iterator[str]:
+    """The paths of files that a finished run took away and that are still listed (see RunResult)."""
+    for entry in run.journal.entries:
+        with contextlib.suppress(OSError):
+            gone = entry.action is Action.DELETE or kept_at(files, run.folder, entry) is not None
+            if gone and _is_only_a_name(files, entry):
+                yield entry.source
+
+
+def _find_moved(
+    files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumePath | None, others: Sequence[Run]
+) -> _Done:
     """The file is not in its place: whether it is in quarantine."""
     if kept is not None:
         files.settle_removal(volume_path(entry.source), entry.file_number)
@@ -274,6 +294,11 @@ def _find_moved(files: VolumeFiles, run: Run, entry: JournalEntry, kept: VolumeP
         return _Done(outcome=FileOutcome.QUARANTINED, detail="was already moved", at=kept)
     if problem := what_is_kept(files, run.folder, entry):
         return _Done(outcome=FileOutcome.FAILED, detail=f"its copy in quarantine is not what it was: {problem}")
+    for other in others:
+        if any(same.source == entry.source for same in other.journal.entries) and (
+            place := kept_at(files, other.folder, entry)
+        ):
+            return _Done(outcome=FileOutcome.QUARANTINED, detail=f"was moved by run {other.run_id}", at=place)
     return _Done(outcome=FileOutcome.FAILED, detail="is neither in its place nor in quarantine")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from payload import quarantine
 from payload.contract import FileOutcome, FileRecord, InstallationRecord, Rule, Verdict, worst
 from payload.environment import VolumeFiles, windows_path
-from payload.quarantine import RunResult
+from payload.quarantine import ONLY_NAME, RunResult
 from payload.rule_schema import Action
 from payload.rules import Examination, examine, file_record
 from payload.store import Run, StoreRefused
@@ -42,12 +42,13 @@ class Knowledge:
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """How a volume came out, ready for its record."""
+    """How a volume came out, ready for its record. `unread`: it failed, because something on it could not be read."""
 
     verdict: Verdict
     detail: str
     notes: tuple[str, ...]
     installations: tuple[InstallationRecord, ...]
+    unread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,7 @@ def conclude(
         problems.insert(0, refusal)
     problems += [f"{record.path}: {record.detail}" for record in records if record.outcome is FileOutcome.FAILED]
     problems = list(dict.fromkeys(problems))
+    unread = {*knowledge.survey.problems, *(text for e in knowledge.examinations for text in e.findings.problems)}
     true_of_it = [Verdict.ALREADY_CLEAN if installations else Verdict.NO_WINDOWS_FOUND]
     if any(result.run is not None for result in results):
         true_of_it.append(Verdict.REPAIRED)
@@ -129,6 +131,7 @@ def conclude(
         + (done_all_the_same(list(acted.values())) if verdict in (Verdict.FAILED, Verdict.LEFT_ALONE) else ""),
         notes=tuple(dict.fromkeys((*left_alone, *problems, *notes))),
         installations=installations,
+        unread=verdict is Verdict.FAILED and problems[0] in unread,
     )
 
 
@@ -146,6 +149,10 @@ def _installation_record(
         for decision in examination.decisions:
             outcome = FileOutcome.REPORTED if would_change and decision.changes else None
             record = file_record(decision, outcome)
+            if record.path in knowledge.interrupted.only_names:
+                record = replace(
+                    record, outcome=FileOutcome.LEFT, detail=f"was taken away by an earlier run; {ONLY_NAME}"
+                )
             records.append(acted.get(record.path, record))
     return InstallationRecord(
         path=windows_path(installation.path),
@@ -189,6 +196,7 @@ def _remarks(knowledge: Knowledge, results: Sequence[RunResult]) -> tuple[list[s
         *knowledge.survey.notes,
         *knowledge.interrupted.notes,
         *(text for f in findings for text in f.notes),
+        *(f"{path} was taken away by an earlier run; {ONLY_NAME}" for path in knowledge.interrupted.only_names),
         *(text for result in results for text in result.notes),
     ]
     return list(dict.fromkeys(left_alone)), problems, notes
@@ -196,7 +204,7 @@ def _remarks(knowledge: Knowledge, results: Sequence[RunResult]) -> tuple[list[s
 
 def _settled(knowledge: Knowledge, results: Sequence[RunResult]) -> set[str]:
     """What could not be looked at and need not be: names of files that are in quarantine, whole (see RunResult)."""
-    only_names = {path for result in results for path in result.only_names}
+    only_names = {path for result in results for path in result.only_names} | {*knowledge.interrupted.only_names}
     matches = [match for examination in knowledge.examinations for match in examination.findings.matches]
     return {match.problem for match in matches if windows_path(match.path) in only_names}
 

@@ -53,6 +53,7 @@ from payload.verdict import (
 
 _LOOKED_INTO = (VolumeState.READY, VolumeState.UNCLEAN, VolumeState.HIBERNATED)
 _KEEP = "Keep the receipt and call support. Running Bluelift again is always safe."
+_CHECK = f"Run chkdsk on this volume (the recovery environment has it), then start this image again. {_KEEP}"
 _BEFORE_CLOSING = (
     "This receipt was written before the volume was closed. Whether that went well is told by the one on the serial "
     "port and, where it could be written, on the boot medium."
@@ -415,7 +416,7 @@ def _failed(record: VolumeRecord, error: Exception) -> VolumeRecord:
 
 def _concluded(volume: Volume, conclusion: Conclusion, notes: Sequence[str], run_id: str = "") -> VolumeRecord:
     advice = {
-        Verdict.FAILED: _KEEP,
+        Verdict.FAILED: _CHECK if conclusion.unread else _KEEP,
         Verdict.LEFT_ALONE: "Look at the place that is named above; Bluelift never follows a reparse point.",
     }
     return replace(

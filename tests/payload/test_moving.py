@@ -228,8 +228,7 @@ def test_a_move_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool, 
             repair(files)
         files.cut_at = None
     results = repair(files)
-    done_before = Verdict.FAILED if files.freed else Verdict.ALREADY_CLEAN  # the name stays until the volume is checked
-    assert verdict_on(files, results) is (Verdict.REPAIRED if results else done_before)
+    assert verdict_on(files, results) is (Verdict.REPAIRED if results else Verdict.ALREADY_CLEAN)
     assert all(outcome is FileOutcome.QUARANTINED for outcome in outcomes(results).values())
     files.check_disk()
     assert_quarantined(files, faulty)
@@ -239,46 +238,65 @@ def test_a_move_cut_in_two_loses_and_doubles_nothing(number: int, copies: bool, 
     assert_in_place(files, faulty)
 
 
-def freed_last(files: RecordedNames) -> int:
+def freed_last(files: RecordedNames) -> None:
     cut(files, (3, "freed"), repair)
-    (number,) = files.freed
-    return number
 
 
 def unflag(files: RecordedNames) -> None:
-    freed_last(files)
     files.flagged = False
 
 
-def finish(files: RecordedNames) -> None:
-    freed_last(files)
-    repair(files)
-
-
 def spoil_the_copy(files: RecordedNames) -> None:
-    freed_last(files)
     (copy,) = (path for path, _ in every_place(files, NAMES[2]) if "quarantine" in path)
     files._node(volume_path(copy)).data += b"x"
 
 
 def list_another(files: RecordedNames) -> None:
-    number = freed_last(files)
+    (number,) = files.freed
     files.add(f"{FOLDER}\\{NAMES[2]}", b"another file")
     files.freed = {number, files._node(volume_path(f"{FOLDER}\\{NAMES[2]}")).number}
 
 
 def damage_a_stranger(files: RecordedNames) -> None:
-    freed_last(files)
     files.add(f"{FOLDER}\\C-00000291-stranger.sys", b"of no run")
     files.unwritten.add(files._node(volume_path(f"{FOLDER}\\C-00000291-stranger.sys")).number)
 
 
-@pytest.mark.parametrize("state", [unflag, finish, spoil_the_copy, list_another, damage_a_stranger])
-def test_any_other_name_that_cannot_be_looked_at_is_a_failure(state: Callable[[RecordedNames], object]) -> None:
-    """Only what an interrupted run removed, and has whole in quarantine, on a volume that will be checked."""
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("state", [unflag, spoil_the_copy, list_another, damage_a_stranger])
+def test_any_other_name_that_cannot_be_looked_at_is_a_failure(
+    state: Callable[[RecordedNames], object], finished: bool
+) -> None:
+    """Only what a run removed, and has whole in quarantine, on a volume that will be checked."""
     files, _ = broken_volume(copies=True)
+    freed_last(files)
+    if finished:
+        repair(files)
     state(files)
-    assert verdict_on(files, repair(files)) is Verdict.FAILED
+    found = conclude(look(files, RULES), repair(files))
+    assert found.verdict is Verdict.FAILED
+    assert found.unread
+
+
+def test_a_third_run_before_the_volume_is_checked_finds_it_clean() -> None:
+    """The medium was left in: the host came back to it before Windows had checked the volume."""
+    files, faulty = broken_volume(copies=True)
+    freed_last(files)
+    assert repair(files) != []
+    assert repair(files) == []
+    knowledge = look(files, RULES)
+    assert not knowledge.something_to_do
+    found = conclude(knowledge)
+    assert found.verdict is Verdict.ALREADY_CLEAN
+    assert not found.unread
+    told = "was taken away by an earlier run; its old name is left for Windows's check of the volume to remove"
+    assert f"{FOLDER}\\{NAMES[2]} {told}" in found.notes
+    (record,) = (file for file in found.installations[0].files if file.path.endswith(NAMES[2]))
+    assert (record.outcome, record.detail) == (FileOutcome.LEFT, told)
+    files.check_disk()
+    assert_quarantined(files, faulty)
+    take_back(files)
+    assert conclude(look(files, RULES)).notes == ()
 
 
 def test_a_name_that_is_left_is_told() -> None:
