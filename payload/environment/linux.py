@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from payload.environment.linux_media import (
     find_boot_medium,
     key_media,
     medium_places,
+    ntfs_sticks,
     receipt_media,
 )
 from payload.environment.linux_ntfs import mounted_for_changes, mounted_to_look
@@ -142,8 +143,11 @@ class LinuxEnvironment:
     @contextlib.contextmanager
     def key_media(self) -> Iterator[Iterator[Medium]]:
         """The boot medium, sticks, CDs and small partitions, mounted one after another, read-only."""
-        with contextlib.closing(key_media(self._paths, self._mountable)) as found:
-            yield (
+        with (
+            contextlib.closing(key_media(self._paths, self._mountable)) as found,
+            contextlib.closing(self._ntfs_sticks()) as ntfs,
+        ):
+            small = (
                 Medium(
                     name=_medium_name(medium),
                     files=PosixVolumeFiles(root),
@@ -151,6 +155,12 @@ class LinuxEnvironment:
                 )
                 for medium, root in found
             )
+            yield chain(small, ntfs)
+
+    def _ntfs_sticks(self) -> Generator[Medium, None, None]:
+        for name, node, disk in ntfs_sticks(self._mountable):
+            with contextlib.suppress(VolumeNotOpened), mounted_to_look(self._paths, node) as ntfs:
+                yield Medium(name=f"stick {name}", files=PosixVolumeFiles(ntfs.root), disk=disk.name)
 
     @contextlib.contextmanager
     def boot_partitions(self, disk: str) -> Iterator[Iterator[BootPartition]]:

@@ -87,6 +87,12 @@ def key_media(paths: LinuxPaths, candidates: Iterable[Disk]) -> Generator[tuple[
                 yield medium, root
 
 
+def ntfs_sticks(candidates: Iterable[Disk]) -> list[tuple[str, Path, Disk]]:
+    """(name, node, disk) of every NTFS on what a technician plugged in: on a host's own, users could leave anything."""
+    sticks = [disk for disk in candidates if disk.is_stick]
+    return [(name, node, disk) for disk in sticks for name, node in _places(disk) if _kind(node) is VolumeKind.NTFS]
+
+
 def find_boot_medium(paths: LinuxPaths, candidates: Iterable[Disk], image_id: str) -> BootMedium:
     """Look for this image's identity on these disks and in the CD drives, mounted read-only."""
     disks, file_systems, drive = set[str](), set[str](), None

@@ -37,7 +37,7 @@ from payload.formats.fve_clear import SECTOR, read_clear_volume
 from payload.formats.fve_entries import FveError, ProtectorKind
 from payload.formats.partition_table import BASIC_DATA
 from payload.formats.vault import NotAuthentic
-from tests.payload.linux_fakes import MIB, FakeMachine, config, make_ntfs, needs
+from tests.payload.linux_fakes import MIB, FakeMachine, can_mount, config, make_ntfs, needs
 from tests.payload.test_linux_environment import fake_mount, gpt_disk
 
 CLEAR, RECOVERY, STARTUP, TPM = (
@@ -428,6 +428,34 @@ def test_keys_are_looked_for_on_sticks_cds_and_small_partitions(
     ]
     mounts = [call.split()[1:5] for call in machine.calls if call.startswith("mount")]
     assert mounts == [["-t", kind, "-o", "ro,noatime"] for kind in ("vfat", "exfat", "iso9660")]
+    assert list(machine.paths.mounts.iterdir()) == []
+
+
+@pytest.mark.skipif(bool(can_mount()), reason=can_mount())
+def test_keys_are_looked_for_on_ntfs_sticks_and_not_on_a_hosts_own_ntfs(
+    locked: Locked, host: Callable[[Path], Host]
+) -> None:
+    """Windows formats larger sticks with NTFS. sda2 is the host's: any user may leave files in its root."""
+    this = host(locked(RECOVERY).path)
+    machine = this.machine
+    stick = machine.disk("sdb", 10 * MIB, where="pci0/usb1/1-1", removable=True)
+    machine.partition(stick, 1, MIB, 8 * MIB)
+    damaged = machine.disk("sdc", 10 * MIB, where="pci0/usb1/1-2", removable=True)
+    machine.partition(damaged, 1, MIB, 8 * MIB)
+    node = make_ntfs(machine.paths.dev / "sdb1", size=8 * MIB, label="Keys")
+    (machine.root / "key").write_bytes(b"a key")
+    subprocess.run(["ntfscp", "-q", node, machine.root / "key", "X.BEK"], check=True, capture_output=True, timeout=60)
+    broken = bytearray(node.read_bytes())
+    broken[4 * 4096 : 6 * 4096] = bytes(2 * 4096)
+    (machine.paths.dev / "sdc1").write_bytes(broken)
+    before = node.read_bytes()
+    seen = {}
+    with this.environment.key_media() as media:
+        for medium in media:
+            with medium.files.open_file(("X.BEK",)) as stream:
+                seen[medium.name, medium.disk] = stream.read()
+    assert seen == {("stick sdb1", "sdb"): b"a key"}
+    assert node.read_bytes() == before
     assert list(machine.paths.mounts.iterdir()) == []
 
 
