@@ -102,6 +102,7 @@ def check_drivers(folders: Sequence[Path], *, architecture: str = "x64") -> Driv
     problems: list[DriverProblem] = []
     for folder in folders:
         infs = _infs_below(folder, problems)
+        problems += _links_out_of(folder)
         for path in infs:
             try:
                 package = read_package(path, architecture=architecture)
@@ -272,6 +273,7 @@ def _source_files(inf: InfFile, architecture: str) -> dict[str, tuple[str, str]]
 
 def _copied_files(inf: InfFile, architecture: str) -> Iterator[str]:
     """The source names in every section that a CopyFiles of this architecture names, and those given by @."""
+    listed = set[str]()
     for section, lines in inf.sections.items():
         if _other_architecture(section, architecture):
             continue
@@ -282,7 +284,9 @@ def _copied_files(inf: InfFile, architecture: str) -> Iterator[str]:
                 name = inf.text(value)
                 if line.key.lower() == "copyinf" or name.startswith("@"):
                     yield name.lstrip("@")
-                else:
+                elif name.lower() not in listed:
+                    # Thousands of lines may name the same list.
+                    listed.add(name.lower())
                     yield from _file_list(inf, name)
 
 
@@ -329,6 +333,14 @@ def _infs_below(folder: Path, problems: list[DriverProblem]) -> list[Path]:
     if not infs:
         problems.append(DriverProblem(path=folder, message="has no .inf in it or below it"))
     return infs
+
+
+def _links_out_of(folder: Path) -> Iterator[DriverProblem]:
+    """Links to what is not in the folder: every file below it goes into the image, and an archive is made by others."""
+    inside = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_file() and not path.resolve().is_relative_to(inside):
+            yield DriverProblem(path=path, message="is a link to a file outside of the folder")
 
 
 def _problems(package: DriverPackage, architecture: str) -> Iterator[DriverProblem]:

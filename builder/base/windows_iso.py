@@ -123,11 +123,14 @@ def _files(path: Path, image: IsoImage) -> IsoContents:
 
 
 def _iso_files(path: Path, image: IsoImage, tree: Tree) -> dict[str, Extents]:
-    return {
+    files = {
         entry.path: Extents(path=path, pieces=merged(entry.pieces), name=f"{entry.path} in {path}")
         for entry in image.files(tree)
         if not entry.hidden
     }
+    for file in files.values():
+        _check_complete(file, image.size)
+    return files
 
 
 def _udf_files(path: Path, image: IsoImage) -> dict[str, Extents]:
@@ -182,6 +185,9 @@ def _check_complete(file: Extents, size: int) -> None:
     end = max((offset + length for offset, length in file.pieces), default=0)
     if end > size:
         raise ImageError(f"the image is cut off: it has {size} bytes, {file.name} ends at byte {end}")
+    if file.size > size:
+        # Its pieces lie over each other, perhaps a thousand times: reading it would take for ever.
+        raise ImageError(f"{file.name} is damaged: it claims {file.size} bytes, the whole image has {size}")
 
 
 def _boot_images(image: IsoImage, files: dict[str, Extents]) -> Iterator[tuple[int, int, bytes]]:

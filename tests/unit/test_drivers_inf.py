@@ -159,6 +159,24 @@ def test_a_path_out_of_the_folder_is_a_problem(tmp_path: Path) -> None:
     assert messages == ["names '../../extra/sub/storum.dll', outside of its folder"]
 
 
+def test_a_link_out_of_the_folder_is_a_problem(tmp_path: Path) -> None:
+    """All that lies there goes into the image: a vendor's archive must not take a file of this machine along."""
+    folder = driver(tmp_path)
+    (tmp_path / "secret").write_text("secret")
+    (folder / "readme.txt").symlink_to(tmp_path / "secret")
+    (folder / "again.txt").symlink_to(next(folder.glob("*.inf")))
+    (found,) = check_drivers([folder]).problems
+    assert (found.path.name, found.message) == ("readme.txt", "is a link to a file outside of the folder")
+
+
+def test_a_list_that_thousands_of_lines_name_is_read_once(tmp_path: Path) -> None:
+    lines = "\n".join(["CopyFiles=Many"] * 20_000)
+    listed = "\n".join(f"f{number}.sys" for number in range(20_000))
+    path = tmp_path / "x.inf"
+    path.write_text(f'[Version]\nSignature="$WINDOWS NT$"\n[Install]\n{lines}\n[Many]\n{listed}\n')
+    assert len(read_package(path).files) == 20_000
+
+
 def test_no_catalogue(tmp_path: Path) -> None:
     text = INF.replace("CatalogFile = stor.cat\n", "")
     (problem,) = check_drivers([driver(tmp_path, text)]).problems

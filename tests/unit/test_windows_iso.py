@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import binascii
 import io
 import os
+import struct
 from pathlib import Path
 
 import pycdlib
@@ -21,6 +23,7 @@ from builder.base.windows_media import (
     refuse_architecture,
 )
 from builder.errors import BaseMediaError
+from builder.media.udf import UdfVolume
 from builder.wim import open_wim
 from tests.unit.windows_media_maker import BOOT, FLOPPY, WINPE, efisys, windows_iso
 
@@ -165,6 +168,27 @@ def test_where_pycdlib_cannot_our_own_reader_does(tmp_path: Path, monkeypatch: p
     data[32 * 2048 : 257 * 2048] = bytes(225 * 2048)
     path.write_bytes(data)
     with pytest.raises(BaseMediaError, match=r"the UDF file system of the ISO is damaged or cut off: not today"):
+        read_iso(path)
+
+
+def test_a_file_whose_pieces_lie_over_each_other(tmp_path: Path) -> None:
+    """Twenty megabytes can claim terabytes; hashing them would never end."""
+    path = windows_iso(tmp_path / "win.iso")
+    data = bytearray(path.read_bytes())
+    with path.open("rb") as stream:
+        volume = UdfVolume(stream, len(data))
+        folders = {name: block for name, block, _ in volume._children(volume._node(volume._root, "/"), "/")}
+        boot = volume._node(folders["boot"], "boot")
+        entry = volume._at(next(block for name, block, _ in volume._children(boot, "boot") if name == "bcd"))
+    pieces = b"".join(struct.pack("<II", len(data) // 2 & ~2047, 0) for _ in range(200))
+    struct.pack_into("<Q", data, entry + 56, 200 * (len(data) // 2 & ~2047))
+    struct.pack_into("<II", data, entry + 168, 0, len(pieces))
+    struct.pack_into("<H", data, entry + 34, 0)  # short descriptors
+    data[entry + 176 : entry + 176 + len(pieces)] = pieces
+    struct.pack_into("<HH", data, entry + 8, binascii.crc_hqx(data[entry + 16 : entry + 2048], 0), 2032)
+    data[entry + 4] = (sum(data[entry : entry + 16]) - data[entry + 4]) & 0xFF
+    path.write_bytes(data)
+    with pytest.raises(BaseMediaError, match=r"boot/bcd in .* is damaged: it claims \d+ bytes, the whole image has"):
         read_iso(path)
 
 
