@@ -255,24 +255,33 @@ def _require(names: Sequence[str], *, where: str) -> None:
 
 
 def fetch(packages: PackageSet, *, pool: Path, offline: bool, step: Step) -> tuple[Path, ...]:
-    """The .deb files, in `pool` or the folder they were given in: downloaded where missing, every one checked.
+    """The .deb files, in `pool` or the folder they were given in: every one checked, downloaded where it is missing or
+    (after a power cut) damaged.
 
-    Raises BaseMediaError naming a file whose sha256 is wrong, with what was expected and found.
+    Raises BaseMediaError naming a file that cannot be downloaded and whose sha256 is wrong, with what was expected.
     """
-    missing = [package for package in packages.packages if not (pool / package.file).is_file()]
-    if missing:
-        _download(missing, pool=pool, offline=offline, step=step)
+    wrong = _wrong(packages.packages, pool)
+    renewed = [package for package in wrong if not wrong[package] or (package.uri and not offline)]
+    if renewed:
+        _download(renewed, pool=pool, offline=offline, step=step)
+        wrong = {package: found for package, found in wrong.items() if package not in renewed} | _wrong(renewed, pool)
+    for package, found in wrong.items():
+        raise BaseMediaError(
+            f"{pool / package.file} has the wrong sha256: expected {package.sha256}, found {found}",
+            hint="The file is damaged or was changed. Remove it, and it is downloaded again.",
+        )
     files = tuple(pool / package.file for package in packages.packages)
-    with ThreadPoolExecutor(max_workers=2) as threads:
-        for package, found in zip(packages.packages, threads.map(sha256_of, files), strict=True):
-            if found != package.sha256:
-                raise BaseMediaError(
-                    f"{pool / package.file} has the wrong sha256: expected {package.sha256}, found {found}",
-                    hint="The file is damaged or was changed. Remove it, and it is downloaded again.",
-                )
     if any(package.uri for package in packages.packages):
         _write_sums(packages, pool)
     return files
+
+
+def _wrong(packages: Sequence[Package], pool: Path) -> dict[Package, str]:
+    """The packages whose file is not as it should be, and its sha256; "" where there is no file."""
+    files = [pool / package.file for package in packages]
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        found = threads.map(lambda file: sha256_of(file) if file.is_file() else "", files)
+        return {package: digest for package, digest in zip(packages, found, strict=True) if digest != package.sha256}
 
 
 def sha256_of(file: Path) -> str:

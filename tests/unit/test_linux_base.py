@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from builder.base import apt
 from builder.base.linux import LinuxBaseSettings, Package, PackageSet, boot_files, fetch, resolve, unpack
 from builder.base.packages import SUMS_NAME
-from builder.console import SilentStep
+from builder.console import SilentStep, Step
 from builder.errors import BaseMediaError
 from tests.unit.deb_maker import member, write_deb
 
@@ -152,6 +154,40 @@ def test_offline_names_what_is_not_in_the_pool(tmp_path: Path) -> None:
     )
     with pytest.raises(BaseMediaError, match=r"x_1_amd64\.deb"):
         fetch(PackageSet(packages=(package,), resolved_at=0), pool=tmp_path, offline=True, step=SilentStep())
+
+
+def test_what_a_power_cut_left_in_the_pool_is_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"x_1_amd64.deb": b"package x", "y_1_amd64.deb": b"package y"}
+    packages = PackageSet(
+        packages=tuple(
+            Package(
+                name=file[0],
+                version="1",
+                architecture="amd64",
+                sha256=hashlib.sha256(data).hexdigest(),
+                size=len(data),
+                file=file,
+                uri=f"http://m.example/{file}",
+            )
+            for file, data in content.items()
+        ),
+        resolved_at=0,
+    )
+    (tmp_path / "x_1_amd64.deb").write_bytes(bytes(9))
+    (tmp_path / "y_1_amd64.deb").write_bytes(b"package y")
+    asked: list[str] = []
+
+    def download(wanted: Sequence[apt.Download], *, into: Path, time_limit: float, step: Step) -> None:
+        asked.extend(each.file for each in wanted)
+        for each in wanted:
+            (into / each.file).write_bytes(content[each.file])
+
+    monkeypatch.setattr(apt, "download", download)
+    with pytest.raises(BaseMediaError, match=r"x_1_amd64\.deb has the wrong sha256"):
+        fetch(packages, pool=tmp_path, offline=True, step=SilentStep())
+    fetch(packages, pool=tmp_path, offline=False, step=SilentStep())
+    assert asked == ["x_1_amd64.deb"]
+    assert (tmp_path / "x_1_amd64.deb").read_bytes() == b"package x"
 
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not installed")
