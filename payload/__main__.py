@@ -80,11 +80,13 @@ def main(argv: Sequence[str] | None = None, place: Place | None = None) -> int:
     if arguments.receipt_schema:
         _print_json(place.stdout, receipt_schema())
         return 0
-    by_hand = arguments.root or arguments.clear_safe_mode
-    in_image = not by_hand and place.image_config is not None and place.image_config.exists()
+    by_hand = arguments.root or arguments.clear_safe_mode or arguments.undo
+    in_image = place.image_config is not None and place.image_config.exists()
+    if in_image and arguments.undo and not arguments.root:  # in the image's shell: every disk, by the image's rules
+        arguments.all_disks, arguments.config = True, arguments.config or place.image_config
     with _signals():
         try:
-            return _run_in_image(arguments, place) if in_image else _run_by_hand(arguments, place)
+            return _run_in_image(arguments, place) if in_image and not by_hand else _run_by_hand(arguments, place)
         except UsageProblem as problem:
             place.stderr.write(f"bluelift payload: {plain_lines(str(problem))}\n")
             return EXIT_USAGE
@@ -124,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         "--policy", choices=[policy.value for policy in Policy], help="instead of the rules' own policy"
     )
     parser.add_argument("--dry-run", action="store_true", help="look and report, change nothing")
-    parser.add_argument("--undo", action="store_true", help="put quarantined files back")
+    parser.add_argument(
+        "--undo", action="store_true", help="put quarantined files back; in the image's shell on every disk"
+    )
     parser.add_argument(
         "--clear-safe-mode", action="store_true", help="take safe mode back on a host's mounted boot partition (--root)"
     )

@@ -487,6 +487,31 @@ def test_all_disks_by_hand_does_not_restart_the_machine() -> None:
     assert "restored" in undone.out
 
 
+@pytest.mark.parametrize("arguments", [("--undo",), ("--undo", "--dry-run"), ("--all-disks", "--undo")])
+def test_undo_in_the_images_shell_repairs_nothing_and_restarts_nothing(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    other = Rule(id="other", pattern="System32\\drivers\\other.bin")
+    image = write_config(tmp_path, rules=(*BUILT_IN_RULES, other), ending=Ending(countdown=0))
+    files = windows_files()
+    files.add("\\Windows\\System32\\drivers\\other.bin", b"other")
+    before = files.paths()
+    main_here(environment=FakeEnvironment(FakeVolume(volume(), files)), image_config=image)
+    assert len(files.paths().keys() & before.keys()) == len(before) - 2
+    quarantined = files.paths()
+    environment = FakeEnvironment(FakeVolume(volume(), files))
+    done = main_here(*arguments, environment=environment, image_config=image)
+    assert done.code == 0
+    assert environment.ended == []
+    assert environment.memory_screen.shown == []
+    if "--dry-run" in arguments:
+        assert done.out.count("would restore") == 2
+        assert files.paths() == quarantined
+    else:
+        assert done.out.count("restored") == 2, "also what the image's own rule had moved"
+        assert before.items() <= files.paths().items()
+
+
 def test_undo_goes_on_after_a_volume_that_cannot_be_opened() -> None:
     good = windows_files()
     locked = FakeVolume(volume("sda1"), windows_files())
