@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from builder.build_steps import read_record, write_record
 from builder.cache import Entry
 from builder.console import Step, size_text
 from builder.disk_forms import DiskForm, write_form
-from builder.errors import ImageError
 from builder.outputs import sha256_of
 from builder.profile import Profile
-from builder.report import DiskFile, json_bytes
-from payload.formats.records import RecordError, from_json, to_json
+from builder.report import DiskFile
 
 #: The file of the cache's entry: the forms themselves are the image once more, and quickly made.
-FACTS = "disk-forms.json"
+_FACTS = "disk-forms.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Forms:
+    forms: tuple[DiskFile, ...]
 
 
 def make_forms(
@@ -34,14 +38,11 @@ def make_forms(
     return tuple(made)
 
 
-def write_facts(into: Path, forms: Iterable[DiskFile]) -> None:
+def write_facts(into: Path, forms: tuple[DiskFile, ...]) -> None:
     """Put what is known of the forms into an entry of the cache."""
-    (into / FACTS).write_bytes(json_bytes(to_json(tuple(forms))))
+    write_record(into, _FACTS, _Forms(forms=forms))
 
 
 def read_facts(entry: Entry) -> tuple[DiskFile, ...]:
     """What `write_facts` wrote. Raises ImageError."""
-    try:
-        return tuple(from_json(DiskFile, item) for item in json.loads(entry.path(FACTS).read_bytes()))
-    except (ValueError, RecordError, TypeError) as error:
-        raise ImageError(f"the cache's {FACTS} cannot be read: {error}", hint="bluelift clean") from error
+    return read_record(entry, _FACTS, _Forms).forms

@@ -8,17 +8,16 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder import RELEASE_EPOCH, __version__, resources
 from builder.build_forms import make_forms, read_facts, write_facts
+from builder.build_steps import Steps
 from builder.cache import Cache, Entry, Missed, storage_errors
 from builder.console import Console, Step, size_text
 from builder.disk_forms import DiskForm, write_form
-from builder.errors import OutputError
 from builder.outputs import (
     MANIFEST,
     BuildOptions,
@@ -31,7 +30,7 @@ from builder.outputs import (
     publish,
 )
 from builder.packages import Resolution, pins, resolution, stored_resolution
-from builder.plan import Facts, Plan, epoch_from, make_plan
+from builder.plan import Facts, epoch_from, make_plan
 from builder.profile import Profile
 from builder.report import DiskFile, ImageFacts, ListedFile, json_bytes, manifest
 
@@ -53,9 +52,8 @@ def build_linux(profile: Profile, options: BuildOptions, console: Console) -> Bu
     with storage_errors(options.cache), cache.locked(console.notice):
         found = _resolve(profile, options, cache, console)
         plan = make_plan(profile, gather_facts(found))
-        with _Work(
-            profile=profile, plan=plan, found=found, cache=cache, offline=options.offline, console=console
-        ) as work:
+        steps = Steps(plan=plan, cache=cache, console=console)
+        with _Work(profile=profile, found=found, offline=options.offline, steps=steps) as work:
             work.base_entries()
             work.payload_entry()
             iso = work.iso_entry()
@@ -76,7 +74,7 @@ def build_linux(profile: Profile, options: BuildOptions, console: Console) -> Bu
         size=stored.size,
         sha256=stored.sha256,
         image_id=plan.image_id or "",
-        made=tuple(work.made),
+        made=tuple(steps.made),
         seconds=time.monotonic() - started,
         others=tuple(options.output / form.file for form in forms),
     )
@@ -115,12 +113,9 @@ class _Work:
     """The steps of one build, in their order; what several of them need is made once, and only if it is needed."""
 
     profile: Profile
-    plan: Plan
     found: Resolution
-    cache: Cache
     offline: bool
-    console: Console
-    made: list[str] = field(default_factory=list)
+    steps: Steps
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> _Work:
@@ -132,33 +127,32 @@ class _Work:
     def base_entries(self) -> None:
         """Boot files, BIOS boot image, base initramfs, keymap; packages are fetched and unpacked if one is missing."""
         names = ("boot-files", "bios-boot-image", "base-initramfs", *(("keymap",) if self.profile.keyboard else ()))
-        missing = [name for name in names if isinstance(self._find(name), Missed)]
-        if missing:
+        if not all(self.steps.has(name) for name in names):
             root = self._unpacked()
         else:
-            self.console.skipped("fetch packages", "not needed")
-            self.console.skipped("unpack packages", "not needed")
+            self.steps.console.skipped("fetch packages", "not needed")
+            self.steps.console.skipped("unpack packages", "not needed")
             root = Path()
-        self.boot_files = self._entry("boot-files", lambda into, step: _put_boot_files(root, into, step))
-        self.bios_image = self._entry("bios-boot-image", lambda into, step: _put_bios_image(root, into, step))
-        self.initramfs = self._entry("base-initramfs", lambda into, step: self._put_initramfs(root, into, step))
+        self.boot_files = self.steps.entry("boot-files", lambda into, step: _put_boot_files(root, into, step))
+        self.bios_image = self.steps.entry("bios-boot-image", lambda into, step: _put_bios_image(root, into, step))
+        self.initramfs = self.steps.entry("base-initramfs", lambda into, step: self._put_initramfs(root, into, step))
         if self.profile.keyboard:
-            self.keymap = self._entry("keymap", lambda into, step: self._put_keymap(root, into, step))
+            self.keymap = self.steps.entry("keymap", lambda into, step: self._put_keymap(root, into, step))
 
     def payload_entry(self) -> None:
         """The payload, its configuration and init as the initramfs's last segment."""
-        self.payload = self._entry("payload-segment", lambda into, _: self._put_payload(into))
+        self.payload = self.steps.entry("payload-segment", lambda into, _: self._put_payload(into))
 
     def iso_entry(self) -> Entry:
         """The image itself."""
-        self.iso = self._entry("iso", self._put_iso)
+        self.iso = self.steps.entry("iso", self._put_iso)
         return self.iso
 
     def disk_forms(self) -> tuple[DiskFile, ...]:
         """What the image is in the forms that the profile asks for."""
         self.forms: tuple[DiskFile, ...] = ()
         if self.profile.disk_forms:
-            self.forms = read_facts(self._entry("disk-forms", self._put_forms))
+            self.forms = read_facts(self.steps.entry("disk-forms", self._put_forms))
         return self.forms
 
     def put_image(self, target: Path, name: str) -> None:
@@ -167,48 +161,28 @@ class _Work:
         if form is None:
             _copy(self.iso.path("image.iso"), target)
         else:
-            write_form(DiskForm(form.form), self.iso.path("image.iso"), target, epoch=self.plan.epoch)
+            write_form(DiskForm(form.form), self.iso.path("image.iso"), target, epoch=self.steps.plan.epoch)
 
     def manifest_entry(self) -> Entry:
         """The manifest, from what can be read back out of the finished image."""
-        return self._entry("manifest", self._put_manifest)
-
-    def _find(self, name: str) -> Entry | Missed:
-        step = self.plan.step(name)
-        assert step.id is not None, "packages are known by now"
-        return self.cache.find(step=name, content_id=step.id, recipe=step.recipe)
-
-    def _entry(self, name: str, make: Callable[[Path, Step], None]) -> Entry:
-        planned = self.plan.step(name)
-        found = self._find(name)
-        if isinstance(found, Entry):
-            self.console.skipped(planned.title, "in the cache")
-            return found
-        with self.console.step(planned.title) as step:
-            step.note(found.reason)
-            with self.cache.storing(step=name, content_id=planned.id or "", recipe=planned.recipe) as into:
-                make(into, step)
-        self.made.append(name)
-        made = self._find(name)
-        if isinstance(made, Missed):
-            raise OutputError(f"{planned.title}: {made.reason}", hint="Is the disk of the cache failing? Try --cache.")
-        return made
+        return self.steps.entry("manifest", self._put_manifest)
 
     def _unpacked(self) -> Path:
         from builder.base.linux import fetch, unpack  # noqa: PLC0415
 
-        with self.console.step("fetch packages") as step:
-            debs = fetch(self.found.packages, pool=self.cache.area("pool"), offline=self.offline, step=step)
-        scratch = tempfile.TemporaryDirectory(prefix="root-", dir=self.cache.area("work"), ignore_cleanup_errors=True)
+        with self.steps.console.step("fetch packages") as step:
+            debs = fetch(self.found.packages, pool=self.steps.cache.area("pool"), offline=self.offline, step=step)
+        work = self.steps.cache.area("work")
+        scratch = tempfile.TemporaryDirectory(prefix="root-", dir=work, ignore_cleanup_errors=True)
         root = Path(self._open.enter_context(scratch))
-        with self.console.step("unpack packages") as step:
+        with self.steps.console.step("unpack packages") as step:
             unpack(debs, into=root, step=step)
         return root
 
     def _put_initramfs(self, root: Path, into: Path, step: Step) -> None:
         from builder.initramfs import base_segment  # noqa: PLC0415
 
-        (into / "base.img").write_bytes(base_segment(root, epoch=self.plan.epoch, step=step))
+        (into / "base.img").write_bytes(base_segment(root, epoch=self.steps.plan.epoch, step=step))
 
     def _put_keymap(self, root: Path, into: Path, step: Step) -> None:
         from builder.base.keymap import console_keymap  # noqa: PLC0415
@@ -220,7 +194,7 @@ class _Work:
         from builder.render import render  # noqa: PLC0415
         from payload.formats.records import to_json  # noqa: PLC0415
 
-        config = self.profile.payload_config(image_id=self.plan.image_id or "", bluelift=__version__)
+        config = self.profile.payload_config(image_id=self.steps.plan.image_id or "", bluelift=__version__)
         init = {
             "version": __version__,
             "arguments": "--config /bluelift/config.json",
@@ -231,7 +205,7 @@ class _Work:
             init=render("linux/init.j2", init),
             config=json_bytes(to_json(config)),
             base=self.initramfs.path("base.img").read_bytes(),
-            epoch=self.plan.epoch,
+            epoch=self.steps.plan.epoch,
             keymap=self.keymap.path("keymap.bmap").read_bytes() if self.profile.keyboard else b"",
         )
         (into / "payload.img").write_bytes(segment)
@@ -243,7 +217,7 @@ class _Work:
         from builder.media.layout import LinuxBootFiles, hybrid_disk, linux_iso_layout  # noqa: PLC0415
         from builder.safe_mode_script import safe_mode_files  # noqa: PLC0415
 
-        image_id = self.plan.image_id or ""
+        image_id = self.steps.plan.image_id or ""
         mok_manager = self.boot_files.path("mmx64.efi")
         files = LinuxBootFiles(
             image_id=image_id,
@@ -260,7 +234,7 @@ class _Work:
                 **({self.profile.vault.target: self.profile.vault.path} if self.profile.vault else {}),
             },
         )
-        layout = replace(linux_iso_layout(files, epoch=self.plan.epoch), volume_id=self.profile.volume_id)
+        layout = replace(linux_iso_layout(files, epoch=self.steps.plan.epoch), volume_id=self.profile.volume_id)
         if self.profile.tail is not None:
             disk = hybrid_disk(image_id, volume_id=self.profile.volume_id, tail=self.profile.tail)
             code = self.bios_image.path("boot_hybrid.img").read_bytes()
@@ -272,9 +246,9 @@ class _Work:
             step.warn(f"the image has {size_text(size)}, more than the {size_text(SIZE_LIMIT)} that a release may have")
 
     def _put_forms(self, into: Path, step: Step) -> None:
-        with tempfile.TemporaryDirectory(prefix="forms-", dir=self.cache.area("work")) as scratch:
+        with tempfile.TemporaryDirectory(prefix="forms-", dir=self.steps.cache.area("work")) as scratch:
             images = {f"{self.profile.output}.iso": self.iso.path("image.iso")}
-            write_facts(into, make_forms(self.profile, images, Path(scratch), epoch=self.plan.epoch, step=step))
+            write_facts(into, make_forms(self.profile, images, Path(scratch), epoch=self.steps.plan.epoch, step=step))
 
     def _put_manifest(self, into: Path, step: Step) -> None:
         from builder.verify.inspect import inspect_image  # noqa: PLC0415
@@ -284,7 +258,7 @@ class _Work:
         step.note(f"{len(report.files)} files on the medium, {len(report.initramfs)} in the system that it boots")
         content = manifest(
             profile=self.profile,
-            plan=self.plan,
+            plan=self.steps.plan,
             packages=pins(self.found.packages),
             image=ImageFacts(
                 file=f"{self.profile.output}.iso",

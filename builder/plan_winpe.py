@@ -14,14 +14,14 @@ PAYLOAD, PACKED, BOOT_WIM, STORES = "windows-payload", "packed-payload", "boot-w
 MANIFEST = "manifest-winpe"
 #: The builder's modules that each step's bytes depend on, as patterns below builder/; of PAYLOAD its own recipe says.
 SOURCES: Mapping[str, tuple[str, ...]] = {
-    PACKED: ("build_winpe.py", "wim*.py", "extents.py"),
-    BOOT_WIM: ("build_winpe.py", "winpe_base.py", "wim*.py", "winpe_files.py", "startnet_lint.py", "render.py",
-               "resources.py", "extents.py"),
-    STORES: ("build_winpe.py", "bcd.py"),
+    PACKED: ("build_winpe.py", "winpe_wim.py", "wim*.py", "extents.py"),
+    BOOT_WIM: ("build_winpe.py", "winpe_wim.py", "winpe_base.py", "wim*.py", "winpe_files.py", "startnet_lint.py",
+               "render.py", "resources.py", "extents.py"),
+    STORES: ("build_winpe.py", "winpe_iso.py", "bcd.py"),
     "disk-forms": LINUX_SOURCES["disk-forms"],
-    "iso": ("build_winpe.py", "media/*.py", "secure_boot.py", "extents.py", "safe_mode_script.py", "startnet_lint.py",
-            "render.py", "resources.py"),
-    MANIFEST: ("build_winpe.py", "report.py"),
+    "iso": ("build_winpe.py", "winpe_iso.py", "winpe_wim.py", "media/*.py", "secure_boot.py", "extents.py",
+            "safe_mode_script.py", "startnet_lint.py", "render.py", "resources.py"),
+    MANIFEST: ("build_winpe.py", "winpe_wim.py", "report.py"),
 }  # fmt: skip
 
 

@@ -70,6 +70,8 @@ def test_the_same_inputs_give_the_same_plan() -> None:
         (common(templates={**COMMON.templates, "winpe/startnet.cmd.j2": "x"}), FROM_WIM),
         (common(templates={**COMMON.templates, "linux/init.j2": "x"}), set()),
         (common(sources={**COMMON.sources, "wim_build.py": "x"}), FROM_PACKED),
+        (common(sources={**COMMON.sources, "winpe_wim.py": "x"}), FROM_PACKED),
+        (common(sources={**COMMON.sources, "winpe_iso.py": "x"}), ALL_BUT_PAYLOAD),
         (common(sources={**COMMON.sources, "report.py": "x"}), {MANIFEST}),
         (common(sources={**COMMON.sources, "verify/boot.py": "x"}), set()),
         (common(tools={**COMMON.tools, "libwim": "1.14.4"}), FROM_PACKED),
