@@ -230,13 +230,13 @@ class Session:
         knowledge, notes = self._look(volume)
         if not knowledge.something_to_do:
             return _concluded(volume, conclude(knowledge), notes)
-        self._announce(volume, knowledge)
-        if self._options.dry_run:
-            return _concluded(volume, conclude(knowledge, would_change=True), notes)
         if volume.state is VolumeState.HIBERNATED and self._config.hibernated is HibernatedVolumes.LEAVE:
             record = _concluded(volume, conclude(knowledge), notes)
             refused = _left(volume, volume.state, volume.detail, volume.advice)
             return replace(record, verdict=refused.verdict, detail=refused.detail, advice=refused.advice)
+        self._announce(volume, knowledge)
+        if self._options.dry_run:
+            return _concluded(volume, conclude(knowledge, would_change=True), notes)
         return self._repair(volume, notes)
 
     def _look(self, volume: Volume) -> tuple[Knowledge, tuple[str, ...]]:

@@ -326,13 +326,17 @@ def test_a_hibernated_volume_with_nothing_to_do_is_clean() -> None:
     assert run(environment).verdict is Verdict.ALREADY_CLEAN
 
 
-def test_a_hibernated_volume_with_something_to_do_is_left_alone() -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_hibernated_volume_with_something_to_do_is_left_alone(dry_run: bool) -> None:
     fake = FakeVolume(volume(state=VolumeState.HIBERNATED), windows_files())
     environment = FakeEnvironment(fake)
-    receipt = run(environment)
+    receipt = run(environment, dry_run=dry_run)
     assert receipt.verdict is Verdict.LEFT_ALONE
-    assert receipt.volumes[0].installations[0].files[0].path == FAULTY_PATH
+    (file,) = receipt.volumes[0].installations[0].files
+    assert (file.path, file.outcome) == (FAULTY_PATH, FileOutcome.LEFT)
     assert environment.opened == [("sda3", False)]
+    assert "plan" not in [event["event"] for event in sent(environment)], "nothing is said that will not be done"
+    assert "quarantine" not in "".join(environment.memory_screen.shown)
 
 
 def test_a_hibernated_volume_is_repaired_where_the_profile_says_so() -> None:
