@@ -269,7 +269,10 @@ class ControllerRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What Bluelift found and did on one host in one run. UTC times are ISO 8601, durations are seconds."""
+    """What Bluelift found and did on one host in one run. UTC times are ISO 8601, durations are seconds.
+
+    `configuration`: what the boot medium's own configuration changed in the image's, a sentence; empty where nothing.
+    """
 
     run_id: str
     image_id: str
@@ -286,6 +289,7 @@ class Receipt:
     volumes: tuple[VolumeRecord, ...]
     controllers: tuple[ControllerRecord, ...] = ()
     policies: dict[str, Policy] = field(default_factory=dict)
+    configuration: str = ""
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA_VERSION
 

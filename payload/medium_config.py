@@ -33,10 +33,11 @@ class MediumConfigError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class MediumConfig:
-    """The configuration as the medium has it, and a sentence on where it lies and what it changes."""
+    """The configuration as the medium has it, a sentence on where it lies and what it changes, its sha256 in hex."""
 
     config: PayloadConfig
     sentence: str
+    sha256: str
 
 
 def read_medium_config(media: Iterable[Medium], image: PayloadConfig) -> MediumConfig | None:
@@ -84,9 +85,11 @@ def _changed(medium: str, data: bytes, image: PayloadConfig) -> MediumConfig:
         raise MediumConfigError(medium, [f"{where or 'it'}: {message}" for where, message in error.problems]) from error
     what = [f"rules ({', '.join(rule.id for rule in config.rules)})"] if "rules" in changes else []
     what += ["ending"] if "ending" in changes else []
-    digest = hashlib.sha256(data).hexdigest()
-    sentence = f"{windows_path(CONFIG_PATH)} on {medium} takes the place of the image's own {' and '.join(what)}"
-    return MediumConfig(config=config, sentence=f"{sentence}; its sha256 is {digest}")
+    return MediumConfig(
+        config=config,
+        sentence=f"{windows_path(CONFIG_PATH)} on {medium} takes the place of the image's own {' and '.join(what)}.",
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
 
 
 def _misfits(changes: Any) -> Iterable[str]:

@@ -84,8 +84,9 @@ def _row(volume: VolumeRecord) -> VolumeRow:
 
 
 def _remarks(receipt: Receipt) -> list[str]:
-    """Disks that were not opened, and the controllers where no disk (or no Windows) was seen."""
-    remarks = []
+    """What was looked for where the medium says so, disks that were not opened, and the controllers where no disk (or
+    no Windows) was seen."""
+    remarks = [receipt.configuration] if receipt.configuration else []
     for disk in receipt.disks:
         if disk.state not in QUIET_DISKS:
             name = " ".join(filter(None, (disk.id, disk.model, size_text(disk.size))))

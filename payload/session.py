@@ -101,6 +101,7 @@ class Session:
         self._unlocked: dict[str, Outcome] = {}
         self._notes: list[str] = []
         self._failure = ""
+        self._changed = ""
 
     @property
     def config(self) -> PayloadConfig:
@@ -168,7 +169,8 @@ class Session:
             return False
         if found is not None:
             self._config = found.config
-            self._notes.append(found.sentence)
+            self._changed = found.sentence
+            self._notes.append(f"The sha256 of the configuration on the boot medium is {found.sha256}.")
             self._display.step(found.sentence)
         return True
 
@@ -363,6 +365,7 @@ class Session:
             volumes=tuple(volumes),
             controllers=self._controllers,
             policies={rule.id: rule.policy for rule in self._config.rules},
+            configuration=self._changed,
             notes=(*self._environment.notes(), *self._notes),
         )
 

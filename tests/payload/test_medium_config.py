@@ -166,4 +166,7 @@ def test_the_whole_machine_does_what_the_stick_says(tmp_path: Path) -> None:
     assert shown.index(CONFIG) < shown.index("Will quarantine 1 file")
     (sent,) = [json.loads(line.split(" ", 1)[1]) for line in environment.lines if '"event":"receipt"' in line]
     assert list(sent["receipt"]["policies"]) == ["contoso"]
-    assert any(note.startswith(f"{CONFIG} on boot medium 0 takes the place") for note in sent["receipt"]["notes"])
+    assert sent["receipt"]["configuration"].startswith(f"{CONFIG} on boot medium 0 takes the place")
+    assert any("The sha256 of the configuration on the boot medium is" in note for note in sent["receipt"]["notes"])
+    last = " ".join(environment.memory_screen.shown[-1].split())
+    assert f"{CONFIG} on boot medium 0 takes the place of the image's own rules (contoso) and ending." in last
