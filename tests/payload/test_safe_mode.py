@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from regipy.registry import RegistryHive
 
-from payload.environment import OpenVolume, Volume, VolumeState, posix_files
+from payload.environment import OpenVolume, Volume, VolumeNotOpened, VolumeState, posix_files
 from payload.environment.boot_partitions import STORES, BootPartition, stores_on
 from payload.environment.linux_boot_partitions import ntfs_boot_partitions
 from payload.environment.posix_files import PosixVolumeFiles
@@ -296,6 +296,19 @@ def test_what_a_bios_starts_from_is_an_ntfs_volume(tmp_path: Path) -> None:
     writable = False
     with pytest.raises(OSError, match="cannot be written"):
         list(ntfs_boot_partitions(volumes, open_volume, "sda"))
+
+
+def test_a_volume_that_cannot_be_looked_at_hides_no_boot_partition(tmp_path: Path) -> None:
+    volumes = [replace(VOLUME, id=name, disk="sda", state=VolumeState.READY) for name in ("sda1", "sda2")]
+    put(tmp_path / "sda2", made_store(path=r"\Windows\system32\winload.exe"), BIOS)
+
+    @contextlib.contextmanager
+    def open_volume(volume: Volume, *, for_changes: bool) -> Iterator[OpenVolume]:
+        if volume.id == "sda1":
+            raise VolumeNotOpened(VolumeState.UNREADABLE, "It is damaged.", "")
+        yield OpenVolume(volume=volume, files=PosixVolumeFiles(tmp_path / volume.id), writable=for_changes)
+
+    assert [found.name for found in ntfs_boot_partitions(volumes, open_volume, "sda")] == ["sda2"]
 
 
 def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:
