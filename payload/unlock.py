@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from payload.contract import MEDIUM_FOLDER, SAFE_MODE_SCRIPT, HostIdentity
 from payload.environment import Volume, VolumeNotOpened, VolumeState
@@ -46,6 +47,10 @@ SAFE_MODE_ADVICE = (
     "Restart the host from its own disk, log in as a local administrator, and from this medium run "
     f"\\{MEDIUM_FOLDER}\\{SAFE_MODE_SCRIPT} as administrator."
 )
+#: How many key ids an advice names.
+_NAMED = 3
+#: A passphrase or a key.
+Answer = TypeVar("Answer", str, bytes)
 DAMAGED_ADVICE = "Try repair-bde from a Windows recovery environment, with this volume's recovery password."
 
 
@@ -249,21 +254,22 @@ class Unlocker:
     # --- asking ---------------------------------------------------------------------------------------------------
 
     def _ask_passphrase(self, question: PassphraseQuestion) -> str | Instead:
-        if self._prompt is None or self.nobody:
-            answer: str | Instead = Instead.NOBODY
-        else:
-            self._asks(KeyWanted(failed=question.failed))
-            answer = self._prompt.passphrase(question)
-        self.nobody |= answer is Instead.NOBODY
-        return answer
+        return self._ask(KeyWanted(failed=question.failed), lambda prompt: prompt.passphrase(question))
 
     def _ask_recovery_key(self, question: RecoveryQuestion) -> bytes | Instead:
-        if self._prompt is None or self.nobody:
-            answer: bytes | Instead = Instead.NOBODY
-        else:
-            ids = tuple(protector.guid for protector in question.metadata.recovery_passwords)
-            self._asks(KeyWanted(volume=question.volume.id, key_ids=ids, failed=question.failed))
-            answer = self._prompt.recovery_key(question)
+        ids = tuple(protector.guid for protector in question.metadata.recovery_passwords)
+        event = KeyWanted(volume=question.volume.id, key_ids=ids, failed=question.failed)
+        return self._ask(event, lambda prompt: prompt.recovery_key(question))
+
+    def _ask(self, event: KeyWanted, answer_of: Callable[[KeyPrompt], Answer | Instead]) -> Answer | Instead:
+        """The answer; NOBODY also where asking fails, for volumes that other means opened still get their turn."""
+        answer: Answer | Instead = Instead.NOBODY
+        if self._prompt is not None and not self.nobody:
+            self._asks(event)
+            try:
+                answer = answer_of(self._prompt)
+            except Exception as error:  # its words could hold what was typed
+                self.notes.append(f"Nobody could be asked for a key ({type(error).__name__}).")
         self.nobody |= answer is Instead.NOBODY
         return answer
 
@@ -329,7 +335,7 @@ def _advice_without_password(metadata: FveVolume) -> str:
     if not why_no_safe_mode(metadata):
         return "Start Bluelift again and choose safe mode: there Windows unlocks the volume by itself."
     if metadata.startup_keys:
-        files = " or ".join(f"{protector.guid}.BEK" for protector in metadata.startup_keys)
+        files = _some([f"{protector.guid}.BEK" for protector in metadata.startup_keys])
         return f"Start Bluelift again with a stick that has its startup key file, {files}."
     kinds = " or ".join(dict.fromkeys(protector.kind.value for protector in metadata.protectors))
     return f"Unlock it in a Windows that runs, with its {kinds or 'key'}, and remove the files there."
@@ -337,12 +343,18 @@ def _advice_without_password(metadata: FveVolume) -> str:
 
 def _key_advice(locked: _Locked, host: HostIdentity) -> str:
     """Which recovery password somebody has to look up, and what for."""
-    ids = " or ".join(locked.recovery_guids)
+    ids = _some(locked.recovery_guids)
     about = [locked.metadata.description, f"serial number {host.smbios_serial}" if host.smbios_serial else ""]
     whose = "; ".join(filter(None, about))
     return f"Look up the recovery password of key id {ids}{f' ({whose})' if whose else ''}. " + state_advice(
         VolumeState.LOCKED
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a sentence: scripts leave dozens of protectors on a volume, and any of them will do."""
+    more = f" or {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return " or ".join(names[:_NAMED]) + more
 
 
 def _lies_with_the_vault(passphrase: FoundPassphrase) -> str:

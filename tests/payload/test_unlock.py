@@ -628,6 +628,28 @@ def test_media_that_fail_leave_the_question() -> None:
         assert "nput/output error" in notes_of(ran)
 
 
+def test_a_prompt_that_breaks_leaves_what_was_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_self: FakePrompt, _question: RecoveryQuestion) -> bytes:
+        raise ValueError(recovery_password.text_of(KEY))
+
+    monkeypatch.setattr(FakePrompt, "recovery_key", breaks)
+    other = lock(name="sda4", protectors=(protector(RECOVERY, STARTUP_GUID),))
+    ran = run({"sda3": lock((RECOVERY, KEY)), "sda4": other}, VAULT, PASSPHRASE_FILE)
+    assert [record.verdict for record in ran.receipt.volumes] == [Verdict.REPAIRED, Verdict.NEEDS_A_KEY]
+    assert "Nobody could be asked for a key (ValueError)." in notes_of(ran)
+    assert ran.session.nobody
+
+
+def test_of_very_many_protectors_some_are_named() -> None:
+    """A script that adds one at every start: the advice stays readable, the receipt has all of them."""
+    guids = [f"{number:08X}-0000-0000-0000-000000000000" for number in range(300)]
+    locked = lock(protectors=tuple(protector(RECOVERY, guid) for guid in guids))
+    (record,) = run({"sda3": locked}, answers=(Instead.SKIP,)).receipt.volumes
+    assert record.key_ids == tuple(guids)
+    assert f"{guids[0]} or {guids[1]} or {guids[2]} or 297 more (FRONTDESK-07" in record.advice
+    assert len(record.advice) < 400
+
+
 REFUSAL = VolumeNotOpened(VolumeState.PARTLY_ENCRYPTED, "Windows has not finished.", "Use WinPE.")
 
 
