@@ -18,6 +18,7 @@ from builder.keys import passphrase, vault_file
 from builder.keys.found import GUID, Collection, FoundKey, guid_bytes, guid_text
 from builder.keys.importers import read_keys
 from builder.keys.vault_iso import write_vault_iso
+from builder.plan import epoch_from
 from payload.formats.vault import LONGEST_PASSPHRASE, TagsCollide, VaultRecord, normalised
 
 #: How many rejects or conflicts are shown; the rest is counted.
@@ -167,7 +168,7 @@ def _write(arguments: argparse.Namespace, console: Console, found: Iterable[Foun
     found = list(found)
     while True:
         with console.step("make the vault's keys of the passphrase"):
-            header, keys = vault_file.new_keys(words, int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()))
+            header, keys = vault_file.new_keys(words, epoch_from(os.environ.get("SOURCE_DATE_EPOCH"), int(time.time())))
         records = [
             VaultRecord(key_id=key.key_id, recovery_key=key.recovery_key, host=keys.host_tag(key.host)) for key in found
         ]
