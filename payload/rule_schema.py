@@ -176,7 +176,7 @@ class Rule:
     def _name_format_problems(self) -> list[str]:
         try:
             groups = set(re.compile(self.name_format).groupindex)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             return [f"name_format is not a regular expression: {error}"]
         return [
             f"header field {f.name!r} refers to group {f.in_name!r}, which name_format does not have"

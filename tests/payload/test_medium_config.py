@@ -95,6 +95,8 @@ def test_nothing_there_and_the_same_thing_twice() -> None:
         ({"rules": [{"id": "x"}]}, "rules[0].pattern: missing"),
         ({"rules": [{**BAD, "pattern": "System32\\config\\SYSTEM"}]}, "rules[0]: no rule may name files in"),
         ({"rules": [{**BAD, "pattern": "..\\x"}]}, "rules[0]: pattern must not have . or .."),
+        ({"rules": [{**BAD, "name_format": "a{99999999999999999999}"}]}, "rules[0]: name_format is not a regular"),
+        ({"rules": [{**BAD, "name_format": "(" * 3000 + ")" * 3000}]}, "rules[0]: name_format is not a regular"),
         ({"rules": [BAD, BAD]}, "it: two rules have the same id"),
         ({"rules": [{**BAD, "colour": 1}]}, "rules[0].colour: unknown key"),
         ({"ending": {"repaired": "explode"}}, "ending.repaired: should be one of"),
