@@ -3,15 +3,11 @@ and a payload of a few kilobytes, which a build takes and nothing could run."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from builder.bcd import BcdFirmware, BcdSettings, new_store
-from builder.cache import default_folder
 from builder.errors import ToolMissing
 from builder.frozen import payload_of
 from builder.verify.standin import wine_folder
@@ -21,7 +17,6 @@ from tests.unit.pe_maker import AMD64, pe_file
 from tests.unit.wim_maker import BITLOCKER_FILES, PE_FILES, libwim_wim
 from tests.unit.windows_media_maker import EPOCH, windows_iso
 
-ROOT = Path(__file__).parent.parent
 #: What a small WinPE has in it.
 SMALL_WINPE = {**PE_FILES, **BITLOCKER_FILES}
 
@@ -35,21 +30,6 @@ def lacking() -> str:
         except ToolMissing as error:
             missing.append(error.message)
     return ", ".join(missing)
-
-
-def bluelift(*argv: str | Path, cwd: Path, env: dict[str, str] | None = None, prelude: str = "pass") -> subprocess.CompletedProcess[str]:  # fmt: skip  # noqa: E501
-    """Run the command line as a user does, in a process of its own. `prelude` is Python run first."""
-    code = (
-        f"import sys; {prelude}; sys.path.insert(0, {str(ROOT)!r}); from builder.__main__ import main; sys.exit(main())"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv), "--plain"],
-        cwd=cwd,
-        env={**os.environ, "BLUELIFT_CACHE": str(default_folder()), **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
 
 
 def small_iso(path: Path, wim: bytes | Path | None = None, more: Mapping[str, bytes | Path | None] | None = None) -> Path:  # fmt: skip  # noqa: E501

@@ -14,8 +14,9 @@ from builder.verify.firmware import Firmware
 from builder.verify.qemu import Attach
 from builder.verify.standin_boot import parse_report
 from builder.verify.standin_media import StandinNonces, make_bootable_standin
+from tests.command_line import bluelift
 from tests.integration.test_standin_boot import boot
-from tests.winpe_builds import bluelift, lacking
+from tests.winpe_builds import lacking
 
 pytestmark = [pytest.mark.boot, pytest.mark.skipif(bool(lacking()), reason=lacking())]
 NONCES = StandinNonces(bios="nonce-b", bios_disk="nonce-d", uefi_2011="nonce-2011", uefi_2023="nonce-2023")

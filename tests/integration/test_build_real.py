@@ -19,24 +19,9 @@ from builder.build import Built
 from builder.build_linux import SIZE_LIMIT
 from builder.cache import default_folder
 from builder.plan import PackagePin
+from tests.command_line import ROOT, bluelift, command
 
-ROOT = Path(__file__).parent.parent.parent
 OUTPUT = {"bluelift-linux.iso", "manifest.json", "SHA256SUMS"}
-
-
-def bluelift(*argv: str | Path, cwd: Path, env: dict[str, str] | None = None, prelude: str = "pass") -> subprocess.CompletedProcess[str]:  # fmt: skip  # noqa: E501
-    """Run the command line as a user does, in a process of its own. `prelude` is Python run first."""
-    code = (
-        f"import sys; {prelude}; sys.path.insert(0, {str(ROOT)!r}); from builder.__main__ import main; sys.exit(main())"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv), "--plain"],
-        cwd=cwd,
-        env={**os.environ, "BLUELIFT_CACHE": str(default_folder()), **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 def sha256(path: Path) -> str:
@@ -189,9 +174,9 @@ def test_a_really_full_disk(default_build: Built, tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=8m tmpfs {tmp_path / 'small'}"
     if subprocess.run([*own_root, "sh", "-c", mount], capture_output=True, timeout=30).returncode != 0:
         pytest.skip("no mount name spaces here")
-    command = f"{mount} && {sys.executable} -m builder build --plain --offline -o {tmp_path / 'small'}; echo code $?; ls -A {tmp_path / 'small'}"  # noqa: E501
+    script = f"{mount} && {sys.executable} -m builder build --plain --offline -o {tmp_path / 'small'}; echo code $?; ls -A {tmp_path / 'small'}"  # noqa: E501
     done = subprocess.run(
-        [*own_root, "sh", "-c", command],
+        [*own_root, "sh", "-c", script],
         cwd=ROOT, env={**os.environ, "BLUELIFT_CACHE": str(default_folder())},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
@@ -201,9 +186,8 @@ def test_a_really_full_disk(default_build: Built, tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(default_build: Built, tmp_path: Path) -> None:
     debs = packages_folder(default_build, tmp_path / "debs")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from builder.__main__ import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "build", "--plain", "-o", "dist", "--debs", debs, "--cache", "cache"],
+        command("build", "-o", "dist", "--debs", debs, "--cache", "cache"),
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None

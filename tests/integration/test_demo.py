@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from builder.commands.demo import last_screen
-from tests.winpe_builds import bluelift, lacking
+from tests.command_line import bluelift
+from tests.winpe_builds import lacking
 
 
 @pytest.mark.skipif(bool(lacking()), reason=lacking())

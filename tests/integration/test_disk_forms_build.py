@@ -14,7 +14,8 @@ import pytest
 from builder.build import Built
 from builder.disk_forms import DiskForm
 from builder.verify.standin_media import make_bootable_standin
-from tests.winpe_builds import bluelift, lacking
+from tests.command_line import bluelift
+from tests.winpe_builds import lacking
 
 pytestmark = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img (package qemu-utils) is not here")
 

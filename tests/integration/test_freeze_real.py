@@ -27,10 +27,10 @@ from builder.portable import NAME, write_portable
 from builder.windows_payload import FreezeOptions, WindowsPayload, backend_for, windows_payload
 from builder.wine import DriveKind, WinePrefix
 from payload.contract import WINDOWS_LIBRARIES
+from tests.command_line import bluelift
 from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, make_windows, snapshot
 from tests.unit.pe_maker import pe_file
 from tests.unit.windows_media_maker import windows_iso
-from tests.winpe_builds import bluelift
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("wine") or not shutil.which("osslsigncode"), reason="wine or osslsigncode is not installed"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,7 @@ import pytest
 from builder.build import Built
 from builder.keys.cipher import OpenSslCipher
 from payload.formats.vault import LEAST_ROUNDS, VaultHeader, VaultRecord, derive_keys, write_vault
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def bluelift(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-c",
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from builder.__main__ import main; sys.exit(main())",
-    ]
-    return subprocess.run(
-        [*command, *map(str, arguments), "--plain"], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+from tests.command_line import bluelift
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,8 @@ from payload.contract import (
     Verdict,
     VolumeRecord,
 )
-from tests.winpe_builds import bluelift, lacking
+from tests.command_line import bluelift
+from tests.winpe_builds import lacking
 
 PROFILE = """\
 environment: winpe
@@ -291,6 +292,26 @@ def test_the_boot_medium_gets_a_receipt_and_is_no_candidate(machine: WineMachine
     assert left.stat().st_size > 1000
     (receipt,) = machine.receipts("D")
     assert {volume.label for volume in receipt.volumes} == {"Windows"}
+
+
+def test_drivers_and_configuration_on_the_boot_medium_are_used(machine: WineMachine, tmp_path: Path) -> None:
+    """Of what a technician plugged in: here a CD, for Wine's sticks are on no disk."""
+    machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
+    machine.attach(WineVolume(letter="E", tree=Tree(files=())))
+    write_microsoft_iso({"readme.txt": b"x"}, tmp_path / "cd.iso", volume_id="BLUELIFT", epoch=RELEASE_EPOCH)
+    (machine.root("C").parent / "dosdevices" / "e::").symlink_to(tmp_path / "cd.iso")
+    medium = machine.root("E") / "Bluelift"
+    (medium / "config").mkdir(parents=True)
+    (medium / "drivers").mkdir()
+    (medium / "drivers" / "vmd.inf").write_text("[Version]\n")
+    (medium / "image.json").write_text(json.dumps({"image_id": image_id(machine)}))
+    (medium / "config" / "config.json").write_text(
+        json.dumps({"rules": [{**to_json(BUILT_IN_RULES[0]), "id": "from-the-medium", "policy": "report-only"}]})
+    )
+    boot = machine.boot()
+    ended(boot, Verdict.REPORTED)
+    assert r"drvload E:\Bluelift\drivers\vmd.inf" in [call.replace("\\\\?\\", "") for call in boot.calls]
+    assert "takes the place of the image's own rules (from-the-medium)" in boot.log
 
 
 def make_fat(machine: WineMachine, letter: str, image: Path, *, label: str) -> None:

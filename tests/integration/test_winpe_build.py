@@ -15,7 +15,8 @@ from builder.verify.standin import make_adk_folder
 from builder.verify.standin_media import bootable_standin, make_bootable_standin
 from builder.verify.winpe_image import boot_wim_of
 from builder.winpe_files import STARTNET, WINPESHL
-from tests.winpe_builds import bluelift, lacking, small_payload
+from tests.command_line import bluelift
+from tests.winpe_builds import lacking, small_payload
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking())
 OUTPUT = {"bluelift-winpe.iso", "manifest.json", "SHA256SUMS"}

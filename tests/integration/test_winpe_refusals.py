@@ -16,9 +16,10 @@ import pytest
 from builder.verify.standin_iso import write_microsoft_iso
 from builder.verify.winpe_image import boot_wim_of
 from builder.wim_format import Compression
+from tests.command_line import ROOT, bluelift
 from tests.unit.wim_maker import PE_FILES, libwim_wim, plain_wim
 from tests.unit.windows_media_maker import EPOCH
-from tests.winpe_builds import ROOT, SMALL_WINPE, bluelift, libwim_is_missing, small_iso, small_payload
+from tests.winpe_builds import SMALL_WINPE, libwim_is_missing, small_iso, small_payload
 
 SAMPLES = ROOT.parent / "shared" / "testdata" / "wim"
 INF = b"""[Version]\nSignature="$WINDOWS NT$"\nClass=SCSIAdapter\nProvider="Contoso"\nCatalogFile=c.cat\n

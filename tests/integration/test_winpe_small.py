@@ -13,10 +13,11 @@ import pytest
 from builder.base.windows_iso import read_iso
 from builder.media.iso9660 import IsoImage, Tree
 from builder.verify.winpe_image import boot_wim_of
+from tests.command_line import bluelift
 from tests.integration.test_winpe_refusals import INF, refused
 from tests.unit.pe_maker import AMD64, ARM64, pe_file
 from tests.unit.wim_maker import libwim_wim
-from tests.winpe_builds import SMALL_WINPE, bluelift, libwim_is_missing, small_iso, small_payload
+from tests.winpe_builds import SMALL_WINPE, libwim_is_missing, small_iso, small_payload
 
 pytestmark = pytest.mark.skipif(libwim_is_missing(), reason="libwim is not installed")
 NAME = "bluelift-winpe.iso"
