@@ -279,8 +279,9 @@ def _names_left(files: VolumeFiles, run: Run) -> Iterator[str]:
     """The paths of files that a finished run took away and that are still listed (see RunResult)."""
     for entry in run.journal.entries:
         with contextlib.suppress(OSError):
-            gone = entry.action is Action.DELETE or kept_at(files, run.folder, entry) is not None
-            if gone and _is_only_a_name(files, entry):
+            if not _is_only_a_name(files, entry):
+                continue
+            if entry.action is Action.DELETE or kept_at(files, run.folder, entry) is not None:
                 yield entry.source
 
 

@@ -278,6 +278,22 @@ def test_any_other_name_that_cannot_be_looked_at_is_a_failure(
     assert found.unread
 
 
+def test_a_look_reads_nothing_of_finished_runs() -> None:
+    """They may hold large files, and there may be many of them."""
+    files, _ = broken_volume(copies=True)
+    repair(files)
+    read: list[VolumePath] = []
+    opening = files.open_file
+
+    def open_file(path: VolumePath) -> BinaryIO:
+        read.append(path)
+        return opening(path)
+
+    files.open_file = open_file  # type: ignore[method-assign]
+    assert look(files, RULES).interrupted.finished != ()
+    assert [path[-1] for path in read if path[0] == "ProgramData"] == ["journal.json"]
+
+
 def test_a_third_run_before_the_volume_is_checked_finds_it_clean() -> None:
     """The medium was left in: the host came back to it before Windows had checked the volume."""
     files, faulty = broken_volume(copies=True)
