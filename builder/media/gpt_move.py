@@ -20,6 +20,8 @@ SECTOR = 512
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _ENTRY = struct.Struct("<16s16sQQQ72s")
 _ENTRIES = 128
+#: Blocks behind the last that a partition may have: the backup, and what is put between; it is blanked in one piece.
+_LARGEST_BACKUP = 2048
 _HEAD = 2 * SECTOR + _ENTRIES * _ENTRY.size
 
 
@@ -77,6 +79,8 @@ def read_table(image: BinaryIO, size: int) -> DiskTable:
     )
     if not table.partitions or not table.end <= table.backup < table.sectors:
         raise ImageError("the partition table makes no sense: its partitions are not inside its disk")
+    if table.sectors - table.backup > _LARGEST_BACKUP:
+        raise ImageError(f"the partition table makes no sense: its backup claims {table.sectors - table.backup} blocks")
     if table.sectors * SECTOR > size:
         raise ImageError(f"the image is cut off: {table.sectors * SECTOR} bytes expected, {size} there")
     return table

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,16 @@ def test_damage_is_named(image: Path, at: int, error: type[ImageError], message:
     head[at] ^= 1
     with pytest.raises(error, match=message):
         read_table(io.BytesIO(head), SIZE)
+
+
+def test_a_backup_that_claims_terabytes_is_not_blanked(image: Path) -> None:
+    head = bytearray(head_of(image))
+    sectors = 1 << 40
+    struct.pack_into("<Q", head, 512 + 32, sectors - 1)
+    struct.pack_into("<I", head, 512 + 16, 0)
+    struct.pack_into("<I", head, 512 + 16, zlib.crc32(head[512 : 512 + 92]))
+    with pytest.raises(ImageError, match="its backup claims 10995"):
+        read_table(io.BytesIO(head), sectors * 512)
 
 
 def test_an_image_that_is_cut_off_is_refused(image: Path) -> None:
