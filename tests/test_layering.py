@@ -36,6 +36,8 @@ LAYERS: dict[str, tuple[int, str]] = {
     "builder.keyboards": (3, "keyboards"),
     "builder.yaml_lines": (3, "yaml"),
     "builder.profile_schema": (4, "profile"),
+    "builder.profile_problems": (4, "profile"),
+    "builder.profile_rules": (4, "profile"),
     "builder.profile": (4, "profile"),
     "builder.plan": (5, "plan"),
     "builder.plan_winpe": (5, "plan"),

@@ -127,8 +127,8 @@ ENTRY_POINTS = {
 }
 #: What decides, and whose decision is in the recipe by value; or whose own recipe the payload has.
 BY_VALUE = {
-    "profile.py", "profile_schema.py", "yaml_lines.py", "plan.py", "plan_winpe.py", "keyboards.py", "resources.py",
-    "import_gate.py", "pe.py", "drivers_inf.py", "bcd.py",
+    "profile.py", "profile_problems.py", "profile_rules.py", "profile_schema.py", "yaml_lines.py", "plan.py",
+    "plan_winpe.py", "keyboards.py", "resources.py", "import_gate.py", "pe.py", "drivers_inf.py", "bcd.py",
 }  # fmt: skip
 
 

@@ -375,6 +375,11 @@ def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             profile.find(name)
 
 
+def test_a_profile_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"p\.yaml cannot be read: "):
+        profile.load(tmp_path / "p.yaml")
+
+
 def test_the_schema_for_editors_knows_every_key_and_the_rules() -> None:
     schema = json_schema()
     assert {"name", "base", "rules", "ending", "hibernated"} <= set(schema["properties"])
