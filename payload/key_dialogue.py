@@ -130,7 +130,7 @@ class KeyDialogue:
                 *(f"- {vault}" for vault in question.vaults[:3]),
             ),
             passphrase=entry.shown,
-            notice=_refused(question.problem, question.failed),
+            notice=_refused(question.problem, question.failed) or question.remark,
             contact=contact_line(self.config),
             keys=("[Enter] Open", "[Tab] Hide" if entry.visible else "[Tab] Show", "[Esc] Go on without it"),
         )
@@ -142,7 +142,7 @@ class KeyDialogue:
             groups=entry.groups,
             wrong_group=entry.wrong_group,
             problem=entry.problem,
-            notice=_ALL_RIGHT if entry.complete else _refused(question.problem, question.failed),
+            notice=_ALL_RIGHT if entry.complete else _refused(question.problem, question.failed) or question.remark,
             contact=contact_line(self.config),
             keys=("[Enter] Unlock", "[Ctrl-U] Clear", "[Esc] Other ways out"),
         )

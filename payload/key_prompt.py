@@ -32,12 +32,14 @@ class Instead(enum.StrEnum):
 class PassphraseQuestion:
     """The passphrase of the vaults that were found. `vaults` name them for the screen.
 
-    `failed` counts the passphrases that were wrong; `problem` is a plain sentence about the last one.
+    `failed` counts the passphrases that were wrong; `problem` is a plain sentence about the last one, `remark` one
+    about what came before the question (a vault that is damaged).
     """
 
     vaults: tuple[str, ...]
     failed: int = 0
     problem: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ class RecoveryQuestion:
     """The recovery password of a volume. `metadata` has key ids and description, `host` the serial number.
 
     `failed` counts the passwords of this volume that were refused (from ATTEMPTS on, the screen first offers to skip,
-    a shell, safe mode where `safe_mode` is true, and another try); `problem` is a plain sentence about the last one.
+    a shell, safe mode where `safe_mode` is true, and another try); `problem` is a plain sentence about the last one,
+    `remark` one about what came before the question: why no medium had the key.
     A volume for which no recovery password exists leaves only those other ways out.
     """
 
@@ -54,6 +57,7 @@ class RecoveryQuestion:
     host: HostIdentity
     failed: int = 0
     problem: str = ""
+    remark: str = ""
     safe_mode: bool = False
 
     @property

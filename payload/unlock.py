@@ -40,6 +40,7 @@ CLEAR_KEY, STARTUP_KEY, VAULT, PLAIN_CSV, BY_HAND = (
     "recovery password typed",
 )
 NO_KEY = "it is locked by BitLocker, and no key for it was found"
+VAULT_LACKS = "The key vault was opened, but it has no key for this volume."
 NO_METADATA = "it is locked by BitLocker, and what BitLocker says about it cannot be read"
 NO_PASSWORD = "it is locked by BitLocker, and there is no recovery password for it"
 SAFE_MODE_SET = "it stays locked: '{}' was set to start in safe mode, where it unlocks the volume by itself"
@@ -111,6 +112,8 @@ class Unlocker:
         self._waiting: list[_Locked] = []
         #: What the receipt should tell beside the outcomes: vaults that are damaged, plain CSV files.
         self.notes: list[str] = []
+        #: Why no medium had a key, for the screen.
+        self._remark = ""
         #: Whether a key was wanted and nobody was there to be asked.
         self.nobody = False
         #: Whether somebody chose to have Windows repaired in safe mode.
@@ -156,7 +159,7 @@ class Unlocker:
     def _by_media(self, locks: ExitStack) -> None:
         self._step("Looking for keys on attached media ...")
         found = self._search()
-        self.notes += found.notes
+        self._tell(found.notes)
         for locked in self._still_waiting():
             for protector in locked.metadata.startup_keys:
                 if locked.waits and protector.guid in found.startup:
@@ -182,12 +185,11 @@ class Unlocker:
                 continue
             answer = self._with_passphrase(apart, passphrase.text, unopened, locks)
             if answer.refused:
-                self.notes.append(f"The passphrase in {passphrase.words} is not that of {_names(answer.refused)}.")
+                self._tell([f"The passphrase in {passphrase.words} is not that of {_names(answer.refused)}."])
         problem, failed = "", 0
         while unopened and self._wanted().recovery and failed < ATTEMPTS:
-            question = PassphraseQuestion(
-                vaults=tuple(vault.words for vault in unopened), failed=failed, problem=problem
-            )
+            names = tuple(vault.words for vault in unopened)
+            question = PassphraseQuestion(vaults=names, failed=failed, problem=problem, remark=self._remark)
             typed = self._ask_passphrase(question)
             if isinstance(typed, Instead):
                 return
@@ -197,7 +199,7 @@ class Unlocker:
             failed += 1
             problem = "That is not the passphrase of the vault."
         if failed >= ATTEMPTS:
-            self.notes.append(f"{failed} wrong passphrases were typed, so the vault was not opened.")
+            self._tell([f"{failed} wrong passphrases were typed, so the vault was not opened."])
 
     def _with_passphrase(
         self, vaults: list[FoundVault], passphrase: str, unopened: list[FoundVault], locks: ExitStack
@@ -206,7 +208,9 @@ class Unlocker:
         self._step("Opening the key vault (this takes a few seconds) ...")
         with self._unlocking.key_media() as media:
             answer = open_vaults(media, vaults, passphrase, self._wanted().recovery, self._unlocking.cipher)
-        self.notes += answer.notes
+        if answer.opened:
+            self._remark = VAULT_LACKS
+        self._tell(answer.notes)
         unopened[:] = [vault for vault in unopened if vault in answer.refused or vault not in vaults]
         self._with_recovery_keys(answer.keys, VAULT, locks)
         return answer
@@ -226,6 +230,7 @@ class Unlocker:
                 host=self._host,
                 failed=failed,
                 problem=problem,
+                remark=locked.notes[-1] if locked.notes else self._remark,
                 safe_mode=self._safe_mode,
             )
             answer = self._ask_recovery_key(question)
@@ -311,8 +316,14 @@ class Unlocker:
         else:
             locked.opened_by, locked.protector = means, key.protector
 
+    def _tell(self, sentences: Sequence[str]) -> None:
+        """What goes into the receipt, and the last of it onto the next question's screen."""
+        self.notes += sentences
+        self._remark = sentences[-1] if sentences else self._remark
+
     def _warn(self, text: str) -> None:
         self.notes.append(text)
+        self._remark = self._remark or text
         self._step(f"Warning: {text}")
 
 

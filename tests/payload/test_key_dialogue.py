@@ -168,6 +168,24 @@ def test_a_refused_key_and_the_attempts_left() -> None:
     assert "2 of 3 attempts left." in text
 
 
+@pytest.mark.parametrize(("columns", "lines"), [(80, 25), (80, 50), (40, 25)])
+def test_why_no_medium_had_the_key_stands_on_the_screen(columns: int, lines: int) -> None:
+    """Until there is something newer to say."""
+    remark = "The key vault was opened, but it has no key for this volume."
+    prompt, screen, _ = dialogue(PASSWORD, ENTER)
+    screen.columns, screen.lines, screen.colour = columns, lines, False
+    prompt.recovery_key(replace(QUESTION, remark=remark))
+    assert remark in " ".join(screen.texts()[0].split())
+    prompt, screen, _ = dialogue(PASSWORD, ENTER)
+    screen.colour = False
+    prompt.recovery_key(replace(QUESTION, remark=remark, failed=1, problem="That is not this volume's."))
+    assert not any(remark in " ".join(text.split()) for text in screen.texts())
+    prompt, screen, _ = dialogue("x", ENTER)
+    screen.colour = False
+    prompt.passphrase(replace(VAULTS, remark="The vault a.vault cannot be used: it was cut off."))
+    assert "a.vault cannot be used: it was cut off" in " ".join(screen.texts()[0].split())
+
+
 def test_after_three_failed_attempts_the_other_ways_out_come_first() -> None:
     prompt, screen, _ = dialogue("t", PASSWORD, ENTER)
     question = replace(QUESTION, failed=3, problem="That is not this volume's recovery password.", safe_mode=True)

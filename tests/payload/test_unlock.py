@@ -500,6 +500,44 @@ def test_a_stick_that_was_pulled_out_is_told() -> None:
     assert answer.notes == ["The vault \\Bluelift\\vault\\keys.vault on stick sdb1 is not there any more."]
 
 
+CUT_OFF = medium("stick sdb1", {"\\Bluelift\\vault\\a.vault": vault_bytes((GUID, KEY))[:-1]})
+OTHERS = medium("stick sdb1", {VAULT_PATH: vault_bytes((OTHER_GUID, OTHER_KEY), salt=b"u")})
+
+
+@pytest.mark.parametrize(
+    ("media", "answers", "remark"),
+    [
+        ((), (), ""),
+        ((CUT_OFF,), (), "a.vault on stick sdb1 cannot be used: it has 191 bytes instead of 192: it was cut off"),
+        ((VAULT,), ("no", "no", "no"), "3 wrong passphrases were typed"),
+        ((OTHERS,), (PASSPHRASE,), "has no key for this volume"),
+        (
+            (VAULT, medium("s", {PASSPHRASE_PATH: b"no"})),
+            (Instead.SKIP,),
+            "is not that of \\Bluelift\\vault\\keys.vault",
+        ),
+        ((medium("s", {CSV_PATH: csv_bytes((OTHER_GUID, OTHER_KEY))}),), (), "that whoever finds the medium can read"),
+        ((medium("s", {CSV_PATH: csv_bytes((GUID, OTHER_KEY))}),), (), f"A key was refused (plain CSV, {GUID})"),
+    ],
+)
+def test_the_question_by_hand_says_why_no_medium_had_the_key(
+    media: tuple[Medium, ...], answers: tuple[str | Instead, ...], remark: str
+) -> None:
+    ran = run({"sda3": lock((RECOVERY, KEY))}, *media, answers=(*answers, KEY))
+    question = ran.prompt.questions[-1]
+    assert isinstance(question, RecoveryQuestion)
+    assert remark in question.remark and bool(remark) == bool(question.remark)
+    assert ran.receipt.volumes[0].unlocked_by == "recovery password typed"
+
+
+def test_a_damaged_vault_is_told_beside_the_question_for_the_others_passphrase() -> None:
+    whole = medium("CD sr1", {VAULT_PATH: vault_bytes((GUID, KEY), salt=b"t")})
+    ran = run({"sda3": lock((RECOVERY, KEY))}, CUT_OFF, whole, answers=(PASSPHRASE,))
+    (question,) = ran.prompt.questions
+    assert isinstance(question, PassphraseQuestion)
+    assert "it was cut off" in question.remark
+
+
 def test_the_newest_vault_counts() -> None:
     old = medium("old", {VAULT_PATH: vault_bytes((GUID, OTHER_KEY), salt=b"o", written=1)})
     new = medium("new", {VAULT_PATH: vault_bytes((GUID, KEY), salt=b"n", written=2)})
