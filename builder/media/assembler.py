@@ -44,3 +44,16 @@ class Assembler:
             else:
                 code += bytes.fromhex(part)
         return bytes(code)
+
+
+def word(value: int) -> str:
+    """16 bits as `Assembler.emit` takes them."""
+    return struct.pack("<H", value).hex(" ")
+
+
+def flat_segments(code: Assembler) -> None:
+    """ds, es and ss are 0, the stack lies below 7c00. The caller has turned interrupts off; they are on again."""
+    code.emit("31 C0", "xor ax, ax")
+    code.emit("8E D8 8E C0 8E D0", "mov ds, ax; mov es, ax; mov ss, ax")
+    code.emit("BC 00 7C", "mov sp, 7c00")
+    code.emit("FC FB", "cld; sti")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from builder.errors import OutputError
-from builder.media.assembler import Assembler
+from builder.media.assembler import Assembler, flat_segments, word
 
 LONGEST = 440
 _SECTOR = 512
@@ -55,9 +55,9 @@ def bootmgr_code(*, first: int, size: int, partition: int) -> bytes:
         raise OutputError(f"bootmgr has {size} bytes; at most {LARGEST_BOOTMGR} can be loaded")
     code = Assembler(_HOME)
     _move_home(code)
-    code.emit(f"BD {_word(-(-size // _SECTOR))}", "mov bp, sectors of bootmgr")
+    code.emit(f"BD {word(-(-size // _SECTOR))}", "mov bp, sectors of bootmgr")
     code.label("next")
-    code.emit(f"B8 {_word(_AT_ONCE)}", "mov ax, the most at once")
+    code.emit(f"B8 {word(_AT_ONCE)}", "mov ax, the most at once")
     code.emit("39 C5", "cmp bp, ax")
     code.emit("73 {+enough}", "jae enough")
     code.emit("89 E8", "mov ax, bp")
@@ -75,8 +75,8 @@ def bootmgr_code(*, first: int, size: int, partition: int) -> bytes:
     code.emit("C7 06 {count} 01 00", "mov word [count], 1")
     code.emit("C7 06 {offset} 00 7C", "mov word [offset], 7c00")
     code.emit("C7 06 {segment} 00 00", "mov word [segment], 0")
-    code.emit(f"C7 06 {{block}} {_word(partition & 0xFFFF)}", "mov word [block], partition")
-    code.emit(f"C7 06 {{block_high}} {_word(partition >> 16)}", "mov word [block_high], partition >> 16")
+    code.emit(f"C7 06 {{block}} {word(partition & 0xFFFF)}", "mov word [block], partition")
+    code.emit(f"C7 06 {{block_high}} {word(partition >> 16)}", "mov word [block_high], partition >> 16")
     _read(code)
     code.emit("8A 16 {drive}", "mov dl, [drive]")
     code.emit("EA 00 00 00 20", "jmp 2000:0000")
@@ -109,12 +109,9 @@ def bios_starts(sector: bytes) -> str:
 def _move_home(code: Assembler) -> None:
     """Away from 0000:7c00, which BOOTMGR wants for its volume's boot sector; the stack below it."""
     code.emit("FA", "cli")
-    code.emit("31 C0", "xor ax, ax")
-    code.emit("8E D8 8E C0 8E D0", "mov ds, ax; mov es, ax; mov ss, ax")
-    code.emit("BC 00 7C", "mov sp, 7c00")
-    code.emit("FC FB", "cld; sti")
+    flat_segments(code)
     code.emit("BE 00 7C", "mov si, 7c00")
-    code.emit(f"BF {_word(_HOME)}", "mov di, home")
+    code.emit(f"BF {word(_HOME)}", "mov di, home")
     code.emit("B9 00 01", "mov cx, 256")
     code.emit("F3 A5", "rep movsw")
     code.emit("EA {home} 00 00", "jmp 0000:home")
@@ -144,7 +141,3 @@ def _say_and_give_up(code: Assembler) -> None:
     code.emit("CD 18", "int 18")
     code.label("halt")
     code.emit("F4 EB {+halt}", "hlt; jmp halt")
-
-
-def _word(value: int) -> str:
-    return struct.pack("<H", value).hex(" ")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import ToolMissing, UsageError
-from builder.media.assembler import Assembler
+from builder.media.assembler import Assembler, flat_segments, word
 from builder.media.fat import FatFile, fat_image
 from builder.resources import templates
 from builder.run import run
@@ -170,17 +170,14 @@ def _setup(code: Assembler) -> None:
     """Segments, a stack, and COM1 at 115200 8N1."""
     code.emit("FA", "cli")
     code.emit("EA 06 7C 00 00", "jmp 0000:7c06, wherever cs was")
-    code.emit("31 C0", "xor ax, ax")
-    code.emit("8E D8 8E C0 8E D0", "mov ds, ax; mov es, ax; mov ss, ax")
-    code.emit("BC 00 7C", "mov sp, 7c00")
-    code.emit("FC FB", "cld; sti")
+    flat_segments(code)
     _serial_port(code)
 
 
 def _serial_port(code: Assembler) -> None:
     """COM1 at 115200 8N1."""
     for port, value in ((0x3F9, 0x00), (0x3FB, 0x80), (0x3F8, 0x01), (0x3F9, 0x00), (0x3FB, 0x03), (0x3FA, 0xC7)):
-        code.emit(f"BA {struct.pack('<H', port).hex(' ')}", f"mov dx, {port:#x}")
+        code.emit(f"BA {word(port)}", f"mov dx, {port:#x}")
         code.emit(f"B0 {value:02x} EE", f"mov al, {value:#x}; out dx, al")
 
 
@@ -198,17 +195,17 @@ def _sum_of_words(code: Assembler) -> None:
 
 def _sum_of_units(code: Assembler) -> None:
     """bx = the sum of the words of BOOTMGR_SIZE bytes from cs:0; the zero flag says whether it is zero."""
-    code.emit(f"BA {struct.pack('<H', BOOTMGR_SIZE // _UNIT).hex(' ')}", "mov dx, units")
+    code.emit(f"BA {word(BOOTMGR_SIZE // _UNIT)}", "mov dx, units")
     code.emit("31 DB", "xor bx, bx")
     code.label("unit")
     code.emit("31 F6", "xor si, si")
-    code.emit(f"B9 {struct.pack('<H', _UNIT // 2).hex(' ')}", "mov cx, words of a unit")
+    code.emit(f"B9 {word(_UNIT // 2)}", "mov cx, words of a unit")
     code.label("add")
     code.emit("AD", "lodsw")
     code.emit("01 C3", "add bx, ax")
     code.emit("E2 {+add}", "loop add")
     code.emit("8C D8", "mov ax, ds")
-    code.emit(f"05 {struct.pack('<H', _UNIT // 16).hex(' ')}", "add ax, paragraphs of a unit")
+    code.emit(f"05 {word(_UNIT // 16)}", "add ax, paragraphs of a unit")
     code.emit("8E D8", "mov ds, ax")
     code.emit("4A", "dec dx")
     code.emit("75 {+unit}", "jnz unit")
