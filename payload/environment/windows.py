@@ -281,7 +281,7 @@ class WindowsEnvironment:
         self.__dict__.pop("_volumes", None)
 
     def _load_drivers_of_medium(self) -> list[str]:
-        folders = [Path(volume.root) / MEDIUM_FOLDER / DRIVERS_FOLDER for volume in self._plugged_in]
+        folders = [Path(volume.path) / MEDIUM_FOLDER / DRIVERS_FOLDER for volume in self._plugged_in]
         return [note for folder in folders for note in load_drivers(folder)]
 
     def _settle(self, limit: float) -> None:

@@ -64,6 +64,11 @@ class SeenVolume:
         return self.letters[0].rstrip("\\") if self.letters else self.root.removeprefix("\\\\?\\").rstrip("\\")
 
     @property
+    def path(self) -> str:
+        """Its root as other programs take it, which do not all know a volume's name: `D:\\` where it has a letter."""
+        return self.letters[0] if self.letters else self.root
+
+    @property
     def device(self) -> str:
         """What CreateFile opens the volume itself by."""
         return self.root.rstrip("\\")
