@@ -172,7 +172,8 @@ def _take_startup_key(medium: Medium, path: VolumePath, wanted: Wanted, found: F
 
 def _take_passphrase(medium: Medium, path: VolumePath, found: FoundKeys) -> None:
     data = _content(medium, path, _PASSPHRASE_BYTES)
-    text = normalised(_decoded(data).lstrip("\ufeff"))
+    # The first line, as `bluelift keys --passphrase-file` has it: somebody may have written below it what it is for.
+    text = next(filter(None, map(normalised, _decoded(data).lstrip("\ufeff").splitlines())), "")
     if text:
         found.passphrases.append(FoundPassphrase(medium=medium.name, disk=medium.disk or medium.name, text=text))
     else:

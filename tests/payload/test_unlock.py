@@ -273,6 +273,31 @@ def test_all_are_opened_before_any_is_looked_into() -> None:
     assert [name for name, _ in environment.opened][:1] == ["sda3"]
 
 
+def test_an_interrupted_repair_locks_everything_again() -> None:
+    """Ctrl-C or a SIGTERM while a volume is being changed; and while the second of two is asked about."""
+    for method, answers in (("open_for_changes", (PASSPHRASE,)), ("asked", ())):
+        locks = {"sda3": lock((RECOVERY, KEY)), "sda4": lock(name="sda4", protectors=(protector(CLEAR, "C"),))}
+        locks["sda4"].opens.append((CLEAR, b""))
+        environment = FakeEnvironment(
+            *(FakeVolume(volume(name, state=VolumeState.LOCKED), MemoryFiles()) for name in locks)
+        )
+        unlocking = environment.fake_unlocking = FakeUnlocking(locks, media=(VAULT,))
+        environment.fail[method] = KeyboardInterrupt()
+        config = PayloadConfig(image_id="i", rules=BUILT_IN_RULES)
+        options = RunOptions(run_id=RUN_ID, started=0.0)
+        prompt = FakePrompt(*answers) if answers else _Interrupted()
+        session = Session(environment, config, FullScreen(environment.memory_screen, ""), options, prompt=prompt)
+        with pytest.raises(KeyboardInterrupt):
+            session.run()
+        assert unlocking.tried[0][0] == "sda4", "by its clear key, first of all"
+        assert unlocking.open_now == []
+
+
+class _Interrupted(FakePrompt):
+    def passphrase(self, question: PassphraseQuestion) -> str | Instead:
+        raise KeyboardInterrupt
+
+
 def test_one_passphrase_serves_all_volumes_and_is_asked_once() -> None:
     locks = {
         "sda3": lock((RECOVERY, KEY)),
@@ -551,6 +576,19 @@ def test_a_vault_that_is_seen_twice_is_opened_once() -> None:
     twice = tuple(medium(name, {VAULT_PATH: vault_bytes((GUID, KEY))}, disk="sdb") for name in ("sdb", "sdb1"))
     found = look_for_keys(twice, Wanted(recovery=frozenset(), startup=frozenset()))
     assert [vault.medium for vault in found.vaults] == ["sdb"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        f"{PASSPHRASE}\r\nfor the stick of the Zurich office\r\n".encode(),
+        f"\n\n  {PASSPHRASE}\n".encode("utf-16"),
+        f"\ufeff{PASSPHRASE}".encode(),
+    ],
+)
+def test_a_passphrase_file_is_its_first_line(data: bytes) -> None:
+    ran = run({"sda3": lock((RECOVERY, KEY))}, VAULT, medium("s", {PASSPHRASE_PATH: data}))
+    assert ran.receipt.volumes[0].unlocked_by == "vault"
 
 
 def test_a_wrong_passphrase_file_is_told_and_the_passphrase_asked_for() -> None:
