@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from payload.classify import Match, inspect, left_unread, not_looked_at
 from payload.contract import STORE_NAME, STORE_PARENT, FileOutcome, FileRecord
@@ -20,6 +21,9 @@ from payload.windows_install import WindowsInstallation
 #: Classes that no policy ever acts on: not the kind of file the rule is about, or nothing that can be judged.
 _NEVER = (FileClass.FOREIGN, FileClass.OTHER)
 _PLAINLY_BAD = (FileClass.FAULTY, FileClass.ZERO_FILLED, FileClass.TRUNCATED)
+#: In one volume and run. Users may make folders that look like Windows: what these cost has an end, and the journal of
+#: so many, whatever their names, can be written.
+MOST_MATCHES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +76,13 @@ def examine(
     installation.
     """
     examinations = []
+    room = MOST_MATCHES
     for index, installation in enumerate(installations):
         for rule in rules:
             if rule.below is Below.VOLUME and index > 0:
                 continue
-            findings = find_matches(files, installation, rule)
+            findings = find_matches(files, installation, rule, most=room)
+            room -= len(findings.matches)
             decisions = tuple(decide(rule, findings.matches))
             examinations.append(
                 Examination(installation=installation, rule=rule, findings=findings, decisions=decisions)
@@ -84,12 +90,15 @@ def examine(
     return _each_file_once(examinations)
 
 
-def find_matches(files: VolumeFiles, installation: WindowsInstallation, rule: Rule) -> Findings:
+def find_matches(
+    files: VolumeFiles, installation: WindowsInstallation, rule: Rule, *, most: int = MOST_MATCHES
+) -> Findings:
     """Everything that `rule`'s pattern names below the installation (or the volume, as the rule says), classified.
 
-    Never goes through a reparse point, into Bluelift's own store, or into the folders Windows needs to start.
+    Never goes through a reparse point, into Bluelift's own store, or into the folders Windows needs to start. No more
+    than `most` names are followed; that there are others is told.
     """
-    search = _Search(files, rule)
+    search = _Search(files, rule, most)
     search.descend(() if rule.below is Below.VOLUME else installation.path, rule.pattern_parts)
     return Findings(
         matches=tuple(search.matches),
@@ -193,9 +202,10 @@ def _policy_names(policy: Policy, file_class: FileClass, *, all_corrected: bool)
 class _Search:
     """One walk along a rule's pattern, component by component."""
 
-    def __init__(self, files: VolumeFiles, rule: Rule) -> None:
+    def __init__(self, files: VolumeFiles, rule: Rule, room: int) -> None:
         self._files = files
         self._rule = rule
+        self._room = room
         self.matches: list[Match] = []
         self.notes: list[str] = []
         self.left_alone: list[str] = []
@@ -240,6 +250,11 @@ class _Search:
     def _leave_link(self, path: VolumePath, consequence: str) -> None:
         self.left_alone.append(f"{windows_path(path)} is a reparse point: {consequence}")
 
+    def _leave_rest(self) -> None:
+        sentence = f"more than {MOST_MATCHES} files and folders are what rules name: the others wait for another run"
+        if sentence not in self.left_alone:
+            self.left_alone.append(sentence)
+
     def _leave_special(self, path: VolumePath) -> None:
         # ntfs-3g shows an empty file with the SYSTEM attribute as a FIFO (as Interix marked them).
         self.left_alone.append(f"{windows_path(path)} is no ordinary file: not read and not touched")
@@ -248,7 +263,12 @@ class _Search:
         """What one part of a pattern names, sorted by name. With `folders`, whatever is no ordinary file."""
         try:
             named = self._files.scan(folder, partial(_names, pattern))
-            found = [entry for entry in named if not (folders and entry.kind is EntryKind.FILE)]
+            wanted = (entry for entry in named if not (folders and entry.kind is EntryKind.FILE))
+            found = list(islice(wanted, self._room + 1))
+            if len(found) > self._room:
+                found.pop()
+                self._leave_rest()
+            self._room -= len(found)
             return sorted(found, key=lambda entry: entry.name)
         except FileNotFoundError:
             return []

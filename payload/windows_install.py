@@ -18,6 +18,8 @@ _USUAL_JUNCTIONS = ("documents and settings",)
 #: Users may make folders and junctions in the root: what is told of them, and believed, has an end.
 _MOST_SENTENCES = 100
 _MOST_INSTALLATIONS = 100
+#: A value may have millions of characters.
+_LONGEST_TEXT = 256
 _VERSION_KEY = r"Microsoft\Windows NT\CurrentVersion"
 
 
@@ -179,7 +181,7 @@ def _computer_name(hive: Hive) -> str:
     for control_set in dict.fromkeys([f"ControlSet{number or 1:03d}", "ControlSet001"]):
         value = hive.value(rf"{control_set}\Control\ComputerName\ComputerName", "ComputerName")
         if value and value.text:
-            return value.text
+            return value.text[:_LONGEST_TEXT]
     raise HiveError("the SYSTEM hive holds no computer name")
 
 
@@ -188,7 +190,7 @@ def _version(hive: Hive) -> tuple[str, str]:
 
     def text(name: str) -> str:
         value = hive.value(_VERSION_KEY, name)
-        return (value.text if value else None) or ""
+        return ((value.text if value else None) or "")[:_LONGEST_TEXT]
 
     revision = hive.value(_VERSION_KEY, "UBR")
     build = text("CurrentBuild") or text("CurrentBuildNumber")
