@@ -238,6 +238,9 @@ class IsoImage:
                     pieces.append((offset, record.length))
                 if not record.continues:
                     size = sum(piece[1] for piece in pieces)
+                    if size > self.size:
+                        # Its extents lie over each other: reading it all could take for ever.
+                        raise ImageError(f"'{below}' claims {size} bytes, the whole image has {self.size}")
                     yield IsoEntry(path=below, size=size, pieces=tuple(pieces), hidden=record.hidden)
                     pieces = []
 

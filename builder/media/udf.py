@@ -191,6 +191,9 @@ class UdfVolume:
             else:
                 pieces.append((offset, length))
             left -= length
+        if size > self.size:
+            # Its extents lie over each other: reading it all could take for ever.
+            raise ImageError(f"'{what}' in the image claims {size} bytes, the whole image has {self.size}")
         return tuple(pieces)
 
     def _children(self, folder: _Node, path: str) -> Iterator[tuple[str, int, bool]]:

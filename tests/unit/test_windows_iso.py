@@ -22,7 +22,7 @@ from builder.base.windows_media import (
     fat_size,
     refuse_architecture,
 )
-from builder.errors import BaseMediaError
+from builder.errors import BaseMediaError, ImageError
 from builder.media.udf import UdfVolume
 from builder.wim import open_wim
 from tests.unit.windows_media_maker import BOOT, FLOPPY, WINPE, efisys, windows_iso
@@ -188,6 +188,8 @@ def test_a_file_whose_pieces_lie_over_each_other(tmp_path: Path) -> None:
     struct.pack_into("<HH", data, entry + 8, binascii.crc_hqx(data[entry + 16 : entry + 2048], 0), 2032)
     data[entry + 4] = (sum(data[entry : entry + 16]) - data[entry + 4]) & 0xFF
     path.write_bytes(data)
+    with path.open("rb") as stream, pytest.raises(ImageError, match=r"'boot/bcd' in the image claims \d+ bytes"):
+        list(UdfVolume(stream, len(data)).files())
     with pytest.raises(BaseMediaError, match=r"boot/bcd in .* is damaged: it claims \d+ bytes, the whole image has"):
         read_iso(path)
 
