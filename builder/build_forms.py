@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.build_steps import read_record, write_record
-from builder.cache import Entry
+from builder.cache import Entry, sha256_of
 from builder.console import Step, size_text
 from builder.disk_forms import DiskForm, write_form
-from builder.outputs import sha256_of
 from builder.profile import Profile
 from builder.report import DiskFile
 

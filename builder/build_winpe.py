@@ -18,7 +18,7 @@ from builder import RELEASE_EPOCH, __version__, resources
 from builder.base_check import check_base_once
 from builder.build_forms import make_forms, read_facts, write_facts
 from builder.build_steps import Steps, read_record, write_record
-from builder.cache import Cache, Entry, Missed, storage_errors
+from builder.cache import Cache, Entry, Missed, sha256_of, storage_errors
 from builder.console import Console, size_text
 from builder.import_gate import EXECUTABLE, Need
 from builder.outputs import (
@@ -31,7 +31,6 @@ from builder.outputs import (
     digests,
     prepare_output,
     put_in_place,
-    sha256_of,
     staged_in,
 )
 from builder.pe import Machine, PeError, read_pe

@@ -88,6 +88,15 @@ def default_folder() -> Path:
         raise UsageError("there is no home folder to keep the cache in", hint="Give one: --cache FOLDER") from error
 
 
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file in hex, "" where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
 class Cache:
     """A cache at `folder`. Reading needs nothing; what writes needs `locked`."""
 
@@ -104,7 +113,7 @@ class Cache:
         except (OSError, ValueError, RecordError):
             return Missed(reason="its record in the cache cannot be read")
         for stored in record.files:
-            if _digest(folder / stored.name) != stored.sha256:
+            if sha256_of(folder / stored.name) != stored.sha256:
                 return Missed(reason=f"{stored.name} in the cache is damaged or gone")
         return Entry(folder=folder, record=record)
 
@@ -126,7 +135,7 @@ class Cache:
             staged = Path(staged_name)
             yield staged
             files = tuple(
-                StoredFile(name=path.name, size=path.stat().st_size, sha256=_digest(path))
+                StoredFile(name=path.name, size=path.stat().st_size, sha256=sha256_of(path))
                 for path in sorted(staged.iterdir())
             )
             record = Record(step=step, id=content_id, files=files)
@@ -259,15 +268,6 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
         except BlockingIOError:
             return False
         return True
-
-
-def _digest(path: Path) -> str:
-    """The sha256 of a file, "" where it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _json(value: object) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import __version__
-from builder.cache import storage_errors
+from builder.cache import sha256_of, storage_errors
 from builder.console import Console
 from builder.errors import OutputError
 from builder.plan import Plan, PlannedStep
@@ -141,15 +140,6 @@ def staged_in(folder: Path) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-def sha256_of(path: Path) -> str:
-    """In hex, "" for a file that cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _is(path: Path, content: bytes) -> bool:
