@@ -1,8 +1,9 @@
 """BitLocker volumes under Windows: Windows's own BitLocker opens them, told by manage-bde.
 
 manage-bde speaks the system's language, so only its exit code counts ("manage-bde unlock", Microsoft Learn: a volume is
-named by its letter or its GUID path). The recovery password can be given on its command line alone; in Windows PE
-nobody else is there to see it, and what was run is kept nowhere.
+named by its letter or its GUID path). The recovery password can be given on its command line alone. In Windows PE
+nobody else is there to see it, and what was run is kept nowhere; in a Windows that runs (a rescue VM), administrators
+can see it meanwhile, and a policy that audits command lines (event 4688) would keep it.
 A suspended volume needs no key: Windows opens it by itself and never shows it as locked.
 """
 
@@ -60,13 +61,27 @@ def read_metadata(seen: SeenVolume) -> FveVolume:
 
 
 def unlock(seen: SeenVolume, key: UnlockKey) -> SeenVolume:
-    """Unlock a volume; what is inside. Raises KeyRefused, VolumeNotOpened."""
+    """Unlock a volume; what is inside. Raises KeyRefused, VolumeNotOpened.
+
+    Interrupted, or where manage-bde comes to no end, it is locked again: it may have been unlocked just then.
+    """
+    try:
+        return _unlock(seen, key)
+    except (KeyRefused, VolumeNotOpened):
+        raise
+    except BaseException:
+        lock(seen)
+        raise
+
+
+def _unlock(seen: SeenVolume, key: UnlockKey) -> SeenVolume:
     with _arguments(key) as arguments:
         code = _manage_bde("-unlock", seen.root, *arguments, time_limit=_UNLOCK_SECONDS)
     if code == NOT_FOUND:
         detail = "The volume is encrypted with BitLocker, and this image has no manage-bde.exe to unlock it with."
         raise VolumeNotOpened(VolumeState.LOCKED, detail, MISSING_ADVICE)
     if code == TIMED_OUT:
+        lock(seen)
         raise VolumeNotOpened(VolumeState.UNREADABLE, "Unlocking the volume came to no end.", STUCK_ADVICE)
     if code:
         raise KeyRefused(f"the {key.kind} does not open {seen.id} (manage-bde: exit code {code})")

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from builder.console import PlainConsole
 from builder.freeze_wine import RUNTIME_OVERRIDES
 from builder.frozen import FrozenPayload
 from builder.keys.cipher import OpenSslCipher
+from builder.verify import leaks
 from builder.verify.bitlocker import BitLockerPlan, BitLockerVolume, format_volume, make_room, seeded
 from builder.verify.windows_tree import Fate, broken_windows, data_volume
 from builder.verify.wine_run import WineBoot, WineLock, WineMachine, WineVolume, name_volume, winpe_machine
@@ -34,7 +36,8 @@ from payload.contract import BUILT_IN_RULES, AfterRepair, Ending, PayloadConfig,
 from payload.formats import recovery_password
 from payload.formats.bcd import BcdStore, Element
 from payload.formats.fve_entries import ProtectorKind
-from payload.formats.vault import LEAST_ROUNDS, VaultHeader, VaultRecord, derive_keys, write_vault
+from payload.formats.records import to_json
+from payload.formats.vault import LEAST_ROUNDS, VaultHeader, VaultRecord, derive_keys, read_header, write_vault
 from tests.integration.test_wine_run import make_fat, make_image
 from tests.payload.linux_fakes import MIB
 from tests.payload.test_safe_mode import LOADER, made_store
@@ -57,7 +60,8 @@ JAPANESE = {
 CONFIG = PayloadConfig(
     image_id="0123-abcd",
     rules=BUILT_IN_RULES,
-    ending=Ending(otherwise=AfterRepair.POWER_OFF, countdown=0),
+    # As by default, but at once: what needs a key and has nobody at it is powered off, all else waits for somebody.
+    ending=Ending(otherwise=AfterRepair.STAY, countdown=0),
     disk_wait=2,
     key_wait=1,
     shell=False,
@@ -146,12 +150,19 @@ def record_of(receipt: Receipt, id: str = "D:") -> VolumeRecord:
 
 
 def assert_kept_secret(machine: WineMachine, boot: WineBoot, keys: Keys, scratch: Path) -> None:
-    """Nowhere but where the test itself put them: sticks, and the stand-in's own files."""
+    """Nowhere but where the test itself put them: sticks, and the stand-in's own files.
+
+    In what the boot wrote: passwords, the passphrase and every key derived of it, in all forms that `verify
+    --bitlocker` looks for; in all else, which is much, the plainest of them.
+    """
+    booted = time.time() - boot.seconds - 5
     ours = {machine.image / CALLS, *(machine.image / "stand-ins").iterdir()}
-    secrets = (keys.password, keys.password.replace("-", ""), PASSPHRASE, recovery_password.parse(keys.password).hex())
+    secrets = leaks.of_password(keys.password, keys.guid) | leaks.of_vault(read_header(keys.vault), PASSPHRASE)
+    secrets |= leaks.of_key(keys.startup_key[-32:], keys.startup_name)
     for said in (boot.output, boot.log):
-        assert not any(secret in said for secret in secrets)
-    needles = [secret.encode(form) for secret in secrets for form in ("ascii", "utf-16-le")]
+        assert not any(form in said.encode("utf-8", "replace") for form in secrets.forms)
+    plainest = (keys.password, keys.password.replace("-", ""), PASSPHRASE, recovery_password.parse(keys.password).hex())
+    needles = [secret.encode(form) for secret in plainest for form in ("ascii", "utf-16-le")]
     for path in scratch.rglob("*"):
         stick = any(path.is_relative_to(machine.root(letter)) for letter in "EF")
         if path.is_symlink() or not path.is_file() or path in ours or stick:
@@ -159,6 +170,10 @@ def assert_kept_secret(machine: WineMachine, boot: WineBoot, keys: Keys, scratch
         content = path.read_bytes()
         assert not any(needle in content for needle in needles), path
         assert keys.startup_key not in content, path
+        if path.stat().st_mtime >= booted:
+            assert leaks.leaks_in(path, secrets) == (), path
+    if any("-RecoveryPassword" in call for call in boot.calls):
+        assert leaks.leaks_in(machine.image / CALLS, secrets), "what was looked for can be found"
 
 
 def calls_of(boot: WineBoot) -> list[str]:
@@ -253,10 +268,15 @@ def test_without_manage_bde_it_is_said_what_the_image_lacks(
     attach_locked(machine, encrypted.path, keys.startup_key)
     attach_stick(machine, "E", {keys.startup_name: keys.startup_key}, tmp_path)
     (machine.image / "Windows/System32/manage-bde.exe").unlink()
+    # Nobody is asked for a key that is there, so it is not known whether anybody is: the profile says what then.
+    config = replace(CONFIG, ending=replace(CONFIG.ending, otherwise=AfterRepair.POWER_OFF))
+    (machine.image / "Bluelift/config.json").write_text(json.dumps(to_json(config)))
     boot = machine.boot()
     assert boot.code == Verdict.NEEDS_A_KEY.exit_code, boot.log
     assert "this image has no manage-bde.exe" in " ".join(boot.log.split())
+    assert boot.calls[-1] == "wpeutil shutdown"
     assert machine.is_locked("D")
+    assert_kept_secret(machine, boot, keys, tmp_path)
 
 
 # --- the Windows calls by themselves ---------------------------------------------------------------------------------
@@ -345,6 +365,39 @@ for extents in ((Extent(disk=8, start=0, size=512),), (Extent(disk=7, start=0, s
     first, *errors = said.split("\n")[:-1]
     assert first == f"{encrypted.guid} {encrypted.plan.description} {next(iter(encrypted.recovery_passwords))}"
     assert errors == ["FileNotFoundError", "FveError", "FileNotFoundError"]
+
+
+def test_what_interrupts_unlocking_leaves_nothing_open(python: Callable[[str], str]) -> None:
+    """Ctrl-C while Windows still mounts what manage-bde has unlocked, and a manage-bde that comes to no end."""
+    said = python("""
+import payload.environment.windows_bitlocker as bitlocker
+from payload.environment import VolumeNotOpened
+from payload.environment.completed import TIMED_OUT, Completed
+from payload.environment.locked import KeyRefused, UnlockKey
+from payload.environment.windows_volumes import SeenVolume
+from payload.formats.fve_entries import ProtectorKind
+called = []
+def run(argv, *, time_limit):
+    called.append(argv[1])
+    return Completed(argv=tuple(argv), returncode=code if argv[1] == "-unlock" else 0, output="")
+def look_at(root):
+    raise KeyboardInterrupt
+bitlocker.run, bitlocker.look_at = run, look_at
+root = "\\\\\\\\?\\\\Volume{gone}\\\\"
+seen = SeenVolume(root=root, drive_type=3, letters=(), label="", file_system="", flags=0, size=0, extents=())
+key = UnlockKey(kind=ProtectorKind.RECOVERY_PASSWORD, protector="", secret=bytes(16))
+for code in (0, TIMED_OUT, 1):
+    called.clear()
+    try:
+        bitlocker.unlock(seen, key)
+    except (KeyboardInterrupt, KeyRefused, VolumeNotOpened) as error:
+        print(type(error).__name__, *called)
+""")
+    assert said.split("\n")[:-1] == [
+        "KeyboardInterrupt -unlock -lock",
+        "VolumeNotOpened -unlock -lock",
+        "KeyRefused -unlock",
+    ]
 
 
 def test_safe_mode_is_set_on_the_system_partition(python: Callable[[str], str], tmp_path: Path) -> None:
