@@ -10,6 +10,7 @@ import base64
 import lzma
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -67,11 +68,29 @@ def press(machine: Machine, text: str, keyboard: dict[str, str]) -> None:
             machine.watch(0.05)
 
 
+def screen(machine: Machine) -> str:
+    """What stands on the screen, from the graphics card's text memory: its lines."""
+    with tempfile.NamedTemporaryFile() as file:
+        machine.command("pmemsave", val=0xB8000, size=80 * 25 * 2, filename=file.name)
+        shown = Path(file.name).read_bytes()[::2].decode("cp437")
+    return "\n".join(shown[at : at + 80].rstrip() for at in range(0, len(shown), 80)).strip()
+
+
+def wait_for_the_shell(machine: Machine) -> None:
+    """Not a key before its prompt is on the screen: the keyboard's driver may be asking the keyboard what it is."""
+    while machine.ended is None and machine.seconds < _LIMIT:
+        shown = screen(machine)
+        if "has changed nothing" in shown and "/ #" in shown:
+            return
+        machine.watch(0.5)
+    raise AssertionError(f"no shell: {machine.ended}, {shown}")
+
+
 def answer(machine: Machine, lines: str, pattern: str, keyboard: dict[str, str]) -> str:
     """What the first group of `pattern` matches of what the serial port says to `lines`.
 
-    They are typed again where nothing comes: the shell may not be there yet, and a slow machine's PS/2 queue of 16
-    bytes loses keys. Ctrl-C ends what a lost key left open.
+    They are typed again where nothing comes: a slow machine's PS/2 queue of 16 bytes loses keys. Ctrl-C ends what a
+    lost key left open.
     """
     while machine.seconds < _LIMIT:
         machine.command("send-key", keys=[{"type": "qcode", "data": key} for key in ("ctrl", "c")], hold_time=5)
@@ -83,7 +102,7 @@ def answer(machine: Machine, lines: str, pattern: str, keyboard: dict[str, str])
             if found := re.search(pattern, machine.console[before:], re.DOTALL):
                 return found[1]
             machine.watch(0.1)
-    raise AssertionError(f"no answer to {lines!r}: {machine.ended}, {machine.console[-2000:]!r}")
+    raise AssertionError(f"no answer to {lines!r}: {machine.ended}, {machine.console[-2000:]!r}, {screen(machine)}")
 
 
 def answers(image: Path, keyboard: dict[str, str], sentence: str) -> tuple[str, bytes]:
@@ -96,6 +115,7 @@ def answers(image: Path, keyboard: dict[str, str], sentence: str) -> tuple[str, 
             direct=replace(direct, append=f"{direct.append} bluelift.shell"),
         )  # fmt: skip
         with started(config, qemu_log=folder / "qemu.log") as machine:
+            wait_for_the_shell(machine)
             answer(machine, "\necho here > /dev/ttyS0\n", "(here)\r\n", keyboard)
             typed = f"head -n 1 > /dev/ttyS0\nT {sentence} T\n"
             arrived = answer(machine, typed, "T (.*) T\r\n", keyboard)
