@@ -245,7 +245,7 @@ class VolumeRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskRecord:
-    """One physical disk. `state` is "ok" or why it was left alone (see payload.environment.DiskState)."""
+    """One physical disk. `state` is "ok" or, in a word, why it was left alone; `detail` a sentence on it."""
 
     id: str
     model: str

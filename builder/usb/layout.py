@@ -64,11 +64,6 @@ class StickLayout:
         last = min(MIB, self.size - self.head.length)
         return (self.head, Span(offset=self.size - last, length=last))
 
-    @property
-    def bytes_to_write(self) -> int:
-        """Of body and head."""
-        return sum(span.length for span in (*self.body, self.head))
-
     def content(self, image: BinaryIO, span: Span) -> bytes:
         """The bytes of a piece, from the open `image` and what lies over it."""
         piece = bytearray(span.length)

@@ -16,7 +16,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -294,12 +293,6 @@ def read_receipt(path: Path) -> Receipt:
         return from_json(Receipt, json.loads(path.read_bytes()))
     except (ValueError, RecordError) as error:
         raise ImageError(f"the receipt {path} cannot be read: {error}") from error
-
-
-def copy_image(image: Path, target: Path) -> Path:
-    """A copy of an image tree, to be started and changed."""
-    shutil.copytree(image, target, symlinks=True)
-    return target
 
 
 def _seen_file(path: Path, inside: str) -> SeenFile:
