@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import builder
-from builder.errors import BuilderError
+from builder.errors import BuilderError, VerifyFailed
 from builder.run import run
 from builder.verify.populate import REASON, mounted
 from payload.contract import Verdict
@@ -23,7 +23,10 @@ _LIMIT_OF_CHILD = 180
 
 
 def run_again(volume: Path) -> str:
-    """Repair `volume` with the payload, in a child; the headline of its receipt. Raises ToolFailed, ToolMissing."""
+    """Repair `volume` with the payload, in a child; the headline of its receipt.
+
+    Raises ToolFailed, ToolMissing, and VerifyFailed where the payload gives no receipt.
+    """
     mount_point = volume.with_suffix(".mnt")
     mount_point.mkdir(exist_ok=True)
     own_root = [] if os.geteuid() == 0 else ["--map-root-user"]
@@ -34,7 +37,11 @@ def run_again(volume: Path) -> str:
         time_limit=_LIMIT_OF_CHILD,
         env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
     )
-    return Verdict(json.loads(done.stdout)["verdict"]).headline
+    try:
+        return Verdict(json.loads(done.stdout)["verdict"]).headline
+    except (ValueError, KeyError, TypeError) as error:
+        said = done.stdout[:200].decode("utf-8", "replace")
+        raise VerifyFailed(f"the payload's run on {volume.name} gave no receipt, but {said!r}") from error
 
 
 def second_run(volume: Path, mount_point: Path) -> str:
