@@ -102,6 +102,8 @@ class Session:
         self._notes: list[str] = []
         self._failure = ""
         self._changed = ""
+        # What finishes in safe mode was made with the image, and has its rules.
+        self._safe_mode_fits = True
 
     @property
     def config(self) -> PayloadConfig:
@@ -168,6 +170,9 @@ class Session:
             self._notes.append(error_note(error))
             return False
         if found is not None:
+            if found.config.rules != self._config.rules:
+                self._safe_mode_fits = False
+                self._notes.append("Safe mode is not offered: safe-mode.cmd has the image's own rules.")
             self._config = found.config
             self._changed = found.sentence
             self._notes.append(f"The sha256 of the configuration on the boot medium is {found.sha256}.")
@@ -188,7 +193,7 @@ class Session:
             host=self._host,
             step=self._display.step,
             asks=self.events.send,
-            safe_mode=not self._options.dry_run,
+            safe_mode=not self._options.dry_run and self._safe_mode_fits,
         )
         with self._guarded("unlocking went wrong"):
             self._unlocked.update(unlocker.open_all(volumes, locks))

@@ -15,18 +15,22 @@ from hypothesis import strategies as st
 from payload.__main__ import Place, main
 from payload.contract import BUILT_IN_RULES, AfterRepair, PayloadConfig, Receipt, Verdict
 from payload.display import FullScreen
-from payload.environment import Medium
+from payload.environment import Medium, VolumeState
 from payload.formats.records import from_json, to_json
+from payload.key_prompt import Instead, RecoveryQuestion
 from payload.medium_config import MediumConfigError, read_medium_config
 from payload.session import RunOptions, Session
 from tests.payload.fake_environment import (
     FAULTY_PATH,
     FakeEnvironment,
+    FakePrompt,
+    FakeUnlocking,
     FakeVolume,
     MemoryFiles,
     volume,
     windows_files,
 )
+from tests.payload.test_unlock import lock
 
 CONFIG = "\\Bluelift\\config\\config.json"
 IMAGE = PayloadConfig(image_id="image-1", rules=BUILT_IN_RULES, contact="Call 112")
@@ -146,6 +150,19 @@ def test_any_content_is_used_or_refused(content: object) -> None:
         assert error.problems
     else:
         assert found is not None and found.config.image_id == IMAGE.image_id
+
+
+@pytest.mark.parametrize(("content", "offered"), [(RULES, False), ({"ending": {"countdown": 1}}, True)])
+def test_safe_mode_which_has_the_images_rules_is_not_offered_for_others(content: object, *, offered: bool) -> None:
+    environment = FakeEnvironment(FakeVolume(volume(state=VolumeState.LOCKED, label=""), MemoryFiles()))
+    environment.fake_unlocking = FakeUnlocking({"sda3": lock()})
+    environment.boot_files = [stick(content)]
+    prompt = FakePrompt(Instead.SKIP)
+    options = RunOptions(run_id="20240720T100000Z-0a1b2c3d", started=1721469600.0)
+    receipt = Session(environment, IMAGE, FullScreen(environment.screen, "B"), options, prompt=prompt).run()
+    (question,) = prompt.questions
+    assert isinstance(question, RecoveryQuestion) and question.safe_mode is offered
+    assert any("Safe mode is not offered" in note for note in receipt.notes) is not offered
 
 
 def test_the_whole_machine_does_what_the_stick_says(tmp_path: Path) -> None:
