@@ -16,7 +16,7 @@ from builder.run import command_line
 from builder.verify.disks import BrokenDisk, copy_disk, make_disk
 from builder.verify.firmware import Firmware, FirmwareFiles
 from builder.verify.judge import Evidence, Template, judge, look
-from builder.verify.machine import GuestEvent, Machine, started, state_folder
+from builder.verify.machine import Ended, GuestEvent, Machine, started, state_folder
 from builder.verify.medium import as_raw, check_medium
 from builder.verify.qemu import Accelerator, Attach, Controller, MachineConfig, machine_argv
 from builder.verify.readback import read_file
@@ -82,7 +82,7 @@ def boot_scenario(
             config = machine_config(state, disk, medium, firmware=firmware, controller=controller, settings=settings)
             for attempt in range(1, settings.retries + 2):
                 evidence = run_machine(config, disk, firmware=firmware, settings=settings, folder=evidence_folder)
-                if evidence.reached_payload or attempt > settings.retries:
+                if evidence.reached_payload or evidence.ended is Ended.REFUSED or attempt > settings.retries:
                     break
                 # Nothing of ours ran: try once more, with a disk that is certainly as it was.
                 disk = copy_disk(pristine, disk.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _TICK = 0.05
 _START_LIMIT = 30
+#: By which GRUB says on the serial port that it will not start a kernel whose signature does not fit.
+_REFUSAL = re.compile(rb"bad shim signature")
 
 
 class Ended(enum.StrEnum):
@@ -34,6 +37,7 @@ class Ended(enum.StrEnum):
     PANICKED = "panicked"
     DIED = "QEMU ended by itself"
     KILLED = "killed"
+    REFUSED = "refused to start a kernel with a bad signature"
     STILL_RUNNING = "still running at the time limit"
 
     @property
@@ -79,6 +83,7 @@ class Machine:
         self._partial = b""
         self._started = time.monotonic()
         self._ended: Ended | None = None
+        self._refused = False
         self.events: list[GuestEvent] = []
 
     @property
@@ -101,19 +106,22 @@ class Machine:
         return next((event for event in reversed(self.events) if event.name == name), None)
 
     def wait_for_event(self, name: EventName, *, limit: float) -> GuestEvent | None:
-        """The event `name`; None when the machine ended, or `limit` seconds after power-on passed, without it."""
+        """The event `name`; None when the machine ended, or `limit` seconds after power-on passed, without it.
+
+        Neither is waited for where the boot loader has refused to start the kernel.
+        """
         while (found := self.event(name)) is None:
-            if self._ended is not None or self.seconds > limit:
+            if self._ended is not None or self._refused or self.seconds > limit:
                 return None
             self._observe(_TICK)
         return found
 
     def wait_for_end(self, *, limit: float) -> Ended:
-        """How the machine ended, or STILL_RUNNING `limit` seconds after power-on."""
-        while self._ended is None and self.seconds <= limit:
+        """How the machine ended, or STILL_RUNNING `limit` seconds after power-on, or REFUSED before that."""
+        while self._ended is None and not self._refused and self.seconds <= limit:
             self._observe(_TICK)
         self._read_serial(last=True)
-        return self._ended or Ended.STILL_RUNNING
+        return self._ended or (Ended.REFUSED if self._refused else Ended.STILL_RUNNING)
 
     def watch(self, seconds: float) -> None:
         """Let the machine run for `seconds` (less when it ends)."""
@@ -172,6 +180,7 @@ class Machine:
             log.seek(self._read)
             data = log.read()
         self._read += len(data)
+        self._refused = self._refused or _REFUSAL.search(self._partial + data) is not None
         *lines, self._partial = (self._partial + data).split(b"\n")
         if last and self._partial:
             lines, self._partial = [*lines, self._partial], b""

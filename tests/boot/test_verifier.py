@@ -14,6 +14,7 @@ from builder.build import BuildOptions, build
 from builder.cache import default_folder
 from builder.console import PlainConsole
 from builder.errors import ImageError
+from builder.verify.machine import Ended
 from tests.boot.conftest import Boot, prove
 
 #: A payload that claims to have repaired this very host, in a receipt that is right in every form, and did nothing.
@@ -75,7 +76,7 @@ def test_a_tampered_kernel_is_refused_under_secure_boot_only(
         iso.write(b"9")
     secure = prove(
         Path(tampered),
-        Boot(firmware="secureboot", limit=45, retries=0),
+        Boot(firmware="secureboot"),
         ntfsck=ntfsck,
         output=tmp_path / "secure",
     )
@@ -84,6 +85,7 @@ def test_a_tampered_kernel_is_refused_under_secure_boot_only(
     assert not next(check for check in boot.checks if check.name == "a receipt arrived").passed
     said = (boot.folder / "serial.log").read_text("utf-8", "replace")
     assert "bad shim signature" in said
+    assert boot.ended is Ended.REFUSED and boot.attempts == 1
     plain = prove(Path(tampered), Boot(firmware="uefi"), ntfsck=ntfsck, output=tmp_path / "plain")
     assert plain.passed, "\n".join(plain.problem_lines())
 
