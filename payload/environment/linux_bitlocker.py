@@ -54,6 +54,8 @@ OLD_DETAIL = "The volume was encrypted by Windows Vista, in a way that only Wind
 UNKNOWN_DETAIL = "The volume is encrypted in a way that this image does not know."
 LEFT_OPEN_DETAIL = "The volume is open already: an earlier run was ended before it could close it."
 LEFT_OPEN_ADVICE = "Restart this machine and start Bluelift again."
+IN_USE_DETAIL = "The volume is open already: something else on this machine has unlocked it."
+IN_USE_ADVICE = "Unmount and lock it there, then start Bluelift again."
 NOT_OPENED_ADVICE = "Use the WinPE image with this volume's recovery password; Windows's own BitLocker opens it there."
 
 
@@ -87,6 +89,7 @@ def unlocked(paths: LinuxPaths, node: Path, size: int, key: UnlockKey) -> Iterat
     prepare(paths)
     name = f"bluelift-{node.name}"
     _close_left_open(paths, name)
+    _refuse_in_use(paths, node)
     command, secret = _told(node, size, name, key)
     notes: list[str] = []
     may_be_open = True
@@ -113,6 +116,17 @@ def _close_left_open(paths: LinuxPaths, name: str) -> None:
     """Close what a run that was killed left open. Raises VolumeNotOpened where it is in use."""
     if (paths.dev / "mapper" / name).exists() and not _close(name).ok:
         raise VolumeNotOpened(VolumeState.UNREADABLE, LEFT_OPEN_DETAIL, LEFT_OPEN_ADVICE)
+
+
+def _refuse_in_use(paths: LinuxPaths, node: Path) -> None:
+    """Raises VolumeNotOpened where a device lies over the volume: the kernel would let two be mounted and changed.
+
+    cryptsetup refuses that by itself, dmsetup does not. In the image nothing else is there; a rescue machine's desktop
+    may have opened it.
+    """
+    holders = paths.sysfs / "class/block" / node.name / "holders"
+    if holders.is_dir() and any(holders.iterdir()):
+        raise VolumeNotOpened(VolumeState.UNREADABLE, IN_USE_DETAIL, IN_USE_ADVICE)
 
 
 def _device_of(paths: LinuxPaths, name: str) -> Path:

@@ -258,6 +258,21 @@ def test_what_a_killed_run_left_open_is_closed_first(locked: Locked, host: Calla
     assert "open already" in caught.value.detail and "Restart" in caught.value.advice
 
 
+@pytest.mark.parametrize("kind", [CLEAR, RECOVERY])
+def test_a_volume_that_something_else_has_open_is_left_alone(
+    kind: ProtectorKind, locked: Locked, host: Callable[[Path], Host]
+) -> None:
+    """On a rescue machine the desktop may have unlocked and mounted it."""
+    this = host(locked(RECOVERY, CLEAR).path)
+    (this.machine.paths.sysfs / "class/block/sda1/holders/dm-0").mkdir(parents=True)
+    volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
+    key = UnlockKey(kind=kind, protector="", secret=bytes(16))
+    with pytest.raises(VolumeNotOpened) as caught, this.environment.unlocked(volume, key):
+        pass
+    assert "something else" in caught.value.detail
+    assert this.machine.calls == []
+
+
 def test_a_volume_that_only_windows_can_open(locked: Locked, host: Callable[[Path], Host]) -> None:
     this = host(locked(RECOVERY, eow=True).path)
     volume = next(volume for volume in this.environment.volumes() if volume.id == "sda1")
