@@ -1,8 +1,8 @@
 """Power cuts between any two writes of a repair: what a random moment seldom hits is hit for certain.
 
 The image repairs a disk in QEMU, which keeps every write, in order. ntfs-3g is mounted with `sync`, so each prefix of
-them is a state that a power cut may leave. From each the payload is run a second time, on this machine, and the volume
-is judged as in builder.verify.torture.
+them is a state that a power cut may leave. From each the payload is run a second and a third time, on this machine, and
+the volume is judged as in builder.verify.torture.
 """
 
 from __future__ import annotations
@@ -23,21 +23,27 @@ from builder.verify.scenarios import REPAIR
 from builder.verify.second_run import run_again
 from builder.verify.torture import HEALTHY, Rig, TortureRequest, direct_kernel, judge_volume
 from builder.verify.write_log import Write
+from payload.contract import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a second run made of the disk after the first `writes` writes; the words are those of PowerCut."""
+    """What a second run made of the disk after the first `writes` writes; the words are those of PowerCut.
+
+    The third run comes before the volume is checked, as where the medium was left in.
+    """
 
     writes: int
     second_verdict: str
+    third_verdict: str
     needed_repair: str
     problems: tuple[Difference, ...]
 
     @property
     def passed(self) -> bool:
-        """See PowerCut.passed."""
-        return self.second_verdict in HEALTHY and not self.problems
+        """See PowerCut.passed. The third run finds nothing to do."""
+        clean = self.third_verdict == Verdict.ALREADY_CLEAN.headline
+        return self.second_verdict in HEALTHY and clean and not self.problems
 
 
 def replay_cuts(request: TortureRequest, *, step: Step) -> tuple[Replayed, ...]:
@@ -120,6 +126,6 @@ def write_all(volume: Path, writes: Sequence[Write]) -> None:
 
 
 def _judged(volume: Path, writes: int, template: Template, *, ntfsck: Sequence[str]) -> Replayed:
-    verdict = run_again(volume)
+    second, third = run_again(volume), run_again(volume)
     needed, problems = judge_volume(volume, template, ntfsck=ntfsck)
-    return Replayed(writes=writes, second_verdict=verdict, needed_repair=needed, problems=problems)
+    return Replayed(writes=writes, second_verdict=second, third_verdict=third, needed_repair=needed, problems=problems)
