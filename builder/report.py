@@ -105,7 +105,7 @@ class WinpeImage:
 
 @dataclass(frozen=True, kw_only=True)
 class WinpeFiles:
-    """What is in boot.wim that Bluelift put there, and what it was made from (image `index` of the base's)."""
+    """What the images were made from (in words, see ChosenBase.summary), what was put into boot.wim, and the images."""
 
     base: Mapping[str, str]
     injected: tuple[ListedFile, ...]
