@@ -7,6 +7,7 @@ cmd.exe, and what the true programs answer in safe mode.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,11 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from builder import RELEASE_EPOCH
+from builder.cache import Cache, default_folder
+from builder.console import PlainConsole
+from builder.freeze_wine import RUNTIME_OVERRIDES
 from builder.safe_mode_script import safe_mode_files
 from builder.verify.wine_stand_ins import FOLDER, answer, calls, put_stand_ins
+from builder.windows_payload import FreezeOptions, windows_payload
 from builder.wine import WinePrefix
-from payload.contract import BUILT_IN_RULES, PayloadConfig, Rule
+from payload.contract import BUILT_IN_RULES, QUARANTINE_FOLDER, PayloadConfig, Rule
 from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, make_windows
+from tests.winpe_builds import lacking
 
 _MISSING = [name for name in ("wine", "x86_64-w64-mingw32-gcc") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {', '.join(_MISSING)}")
@@ -34,7 +41,8 @@ class SafeMode:
 
     def __init__(self, folder: Path) -> None:
         self.medium, self.stand_ins = folder / "medium", folder / "stand-ins"
-        self._prefix = WinePrefix(folder=folder / "prefix", overrides={f"{name}.exe": "n" for name in PROGRAMS})
+        overrides = {f"{name}.exe": "n" for name in PROGRAMS} | RUNTIME_OVERRIDES
+        self._prefix = WinePrefix(folder=folder / "prefix", overrides=overrides)
         self._prefix.make()
         self.c = self._prefix.folder / "drive_c"
         for letter, place in (("E", self.medium), ("X", self.stand_ins)):
@@ -50,7 +58,7 @@ class SafeMode:
 
     def reset(self) -> None:
         """The Windows is broken as at first, the medium fresh, and no program has been called."""
-        for made in (*self.kept, self.crowdstrike, self.medium / "Bluelift", self.stand_ins / FOLDER):
+        for made in (*self.kept, self.store, self.crowdstrike, self.medium / "Bluelift", self.stand_ins / FOLDER):
             shutil.rmtree(made, ignore_errors=True)
         (self.stand_ins / FOLDER).mkdir()
         answer(self.stand_ins, "fsutil", code=1)
@@ -83,6 +91,11 @@ class SafeMode:
     def kept(self) -> list[Path]:
         """The folders that the script made."""
         return sorted(self._in_c(Path("ProgramData")).glob("Bluelift-safe-mode-*"))
+
+    @property
+    def store(self) -> Path:
+        """Where Bluelift itself keeps what it moves."""
+        return self._in_c(Path("ProgramData/Bluelift"))
 
     def put(self, config: PayloadConfig) -> None:
         """The medium's files."""
@@ -199,3 +212,24 @@ def test_a_payload_on_the_medium_does_it(host: SafeMode, code: int, goes_on: boo
     assert called == ["bcdedit /enum {current}", payload, *(LAST_CALLS if goes_on else [])]
     assert ("stays in safe mode" in said) != goes_on
     assert files_in(host.crowdstrike) == before
+
+
+@pytest.mark.skipif(bool(lacking()), reason=lacking())
+def test_the_frozen_payload_on_the_medium_repairs_the_windows_that_runs(host: SafeMode) -> None:
+    """The true one, where README says to unpack it; its quarantine can be undone, unlike cmd.exe's."""
+    cache = Cache(default_folder())
+    console = PlainConsole(out=sys.stdout, err=sys.stderr)
+    with cache.locked(console.notice):
+        frozen = windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
+    frozen.write(host.medium / "Bluelift" / "payload")
+    before = files_in(host.crowdstrike)
+    doomed = {name for name in before if fnmatch(name.lower(), "c-00000291*.sys")}
+    said, called = host.run()
+    assert called == ["bcdedit /enum {current}", *LAST_CALLS], said
+    assert host.kept == []
+    assert "is repaired" in " ".join(said.split())
+    left = files_in(host.crowdstrike)
+    assert left == {name: before[name] for name in left}
+    assert doomed - set(left), "files went"
+    (run,) = (host.store / QUARANTINE_FOLDER).iterdir()
+    assert {path.name for path in run.iterdir()} >= {"journal.json", "receipt.json"}
