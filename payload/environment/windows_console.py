@@ -122,7 +122,13 @@ class WindowsScreen:
 
     @contextlib.contextmanager
     def typing(self) -> Iterator[Keyboard]:
-        """The keyboard for typing text; see `payload.environment.Screen`."""
+        """The keyboard for typing text; see `payload.environment.Screen`.
+
+        None where text goes to standard output: in Windows PE that is a file, and keys that are typed are shown.
+        """
+        if self._console is None:
+            yield _no_key
+            return
         try:
             console = api.open_handle("CONIN$", api.GENERIC_READ | api.GENERIC_WRITE)
         except OSError:

@@ -400,6 +400,24 @@ for code in (0, TIMED_OUT, 1):
     ]
 
 
+def test_no_key_is_typed_where_the_screen_is_a_file(python: Callable[[str], str]) -> None:
+    """startnet.cmd sends standard output into payload.log, which would show what is typed."""
+    said = python("""
+from payload.environment import windows_api as api
+from payload.environment.windows_console import WindowsScreen
+tried = []
+def open_handle(name, *arguments, **more):
+    tried.append(name)
+    if name == "CONOUT$":
+        raise OSError("no console")
+    return 1
+api.open_handle = open_handle
+with WindowsScreen().typing() as keyboard:
+    print(keyboard(0), tried)
+""")
+    assert said == "None ['CONOUT$']\n"
+
+
 def test_safe_mode_is_set_on_the_system_partition(python: Callable[[str], str], tmp_path: Path) -> None:
     boot = tmp_path / "EFI" / "Microsoft" / "Boot"
     boot.mkdir(parents=True)
