@@ -179,6 +179,8 @@ class Unlocker:
         """With the passphrases that lie on media, then with one that is asked for; wrong ones up to ATTEMPTS times."""
         unopened = list(found.vaults)
         for passphrase in found.passphrases:
+            if not unopened or not self._wanted().recovery:
+                break
             apart = [vault for vault in unopened if vault.disk != passphrase.disk]
             if not apart:
                 self._warn(_lies_with_the_vault(passphrase))
@@ -206,8 +208,11 @@ class Unlocker:
     ) -> VaultAnswer:
         """Open the vaults and with them volumes. Those that another passphrase might open stay in `unopened`."""
         self._step("Opening the key vault (this takes a few seconds) ...")
-        with self._unlocking.key_media() as media:
-            answer = open_vaults(media, vaults, passphrase, self._wanted().recovery, self._unlocking.cipher)
+        try:
+            with self._unlocking.key_media() as media:
+                answer = open_vaults(media, vaults, passphrase, self._wanted().recovery, self._unlocking.cipher)
+        except OSError as error:
+            answer = VaultAnswer(notes=[f"The media with the vault could not be read: {error_note(error)}"])
         if answer.opened:
             self._remark = VAULT_LACKS
         self._tell(answer.notes)
@@ -240,9 +245,9 @@ class Unlocker:
             if isinstance(answer, Instead):
                 return
             key = UnlockKey(kind=ProtectorKind.RECOVERY_PASSWORD, protector=protector, secret=answer)
-            self._try(locked, key, BY_HAND, locks)
+            judged = self._try(locked, key, BY_HAND, locks)
             failed += 1
-            problem = "That is not this volume's recovery password."
+            problem = "That is not this volume's recovery password." if judged else locked.notes[-1]
 
     def _set_safe_mode(self, locked: _Locked) -> str:
         """Have the volume's Windows start in safe mode; why that could not be, else empty."""
@@ -302,7 +307,8 @@ class Unlocker:
                     key = UnlockKey(kind=ProtectorKind.RECOVERY_PASSWORD, protector=guid, secret=keys[guid])
                     self._try(locked, key, means, locks)
 
-    def _try(self, locked: _Locked, key: UnlockKey, means: str, locks: ExitStack) -> None:
+    def _try(self, locked: _Locked, key: UnlockKey, means: str, locks: ExitStack) -> bool:
+        """Try a key; False where that could not be done, and nothing is known of the key."""
         patience = " (this can take half a minute)" if key.kind is ProtectorKind.RECOVERY_PASSWORD else ""
         self._step(f"Unlocking {locked.volume.id}: {means}{patience} ...")
         try:
@@ -313,8 +319,10 @@ class Unlocker:
             locked.refusal = refusal
         except Exception as error:  # the last net below one key: other means and volumes still get their turn
             locked.notes.append(f"A key could not be tried ({means}): {error_note(error)}")
+            return False
         else:
             locked.opened_by, locked.protector = means, key.protector
+        return True
 
     def _tell(self, sentences: Sequence[str]) -> None:
         """What goes into the receipt, and the last of it onto the next question's screen."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.keys.cipher import OpenSslCipher
-from payload.contract import BUILT_IN_RULES, AfterRepair, Ending, PayloadConfig, Receipt, Verdict
+from payload.contract import BUILT_IN_RULES, AfterRepair, Ending, HostIdentity, PayloadConfig, Receipt, Verdict
 from payload.display import FullScreen
 from payload.ending import ending_action
 from payload.environment import Medium, VolumeNotOpened, VolumeState
@@ -27,7 +28,7 @@ from payload.formats.vault import LEAST_ROUNDS, VaultHeader, VaultRecord, derive
 from payload.key_prompt import Instead, PassphraseQuestion, RecoveryQuestion
 from payload.key_sources import Wanted, look_for_keys, open_vaults
 from payload.session import RunOptions, Session
-from payload.unlock import NO_KEY, NO_METADATA, NO_PASSWORD
+from payload.unlock import NO_KEY, NO_METADATA, NO_PASSWORD, Unlocker
 from tests.payload.fake_environment import (
     FAULTY_PATH,
     FakeEnvironment,
@@ -576,6 +577,41 @@ def test_a_vault_that_is_seen_twice_is_opened_once() -> None:
     twice = tuple(medium(name, {VAULT_PATH: vault_bytes((GUID, KEY))}, disk="sdb") for name in ("sdb", "sdb1"))
     found = look_for_keys(twice, Wanted(recovery=frozenset(), startup=frozenset()))
     assert [vault.medium for vault in found.vaults] == ["sdb"]
+
+
+def test_a_passphrase_file_that_is_not_needed_is_not_blamed() -> None:
+    """The first stick's opened every vault; of the second nothing has to be said."""
+    second = medium("stick sdx1", {PASSPHRASE_PATH: PASSPHRASE.encode()}, disk="sdx")
+    ran = run({"sda3": lock((RECOVERY, KEY))}, VAULT, PASSPHRASE_FILE, second)
+    assert ran.receipt.volumes[0].unlocked_by == "vault"
+    assert ran.receipt.notes == ()
+
+
+def test_media_that_fail_while_a_vault_is_opened_leave_the_question() -> None:
+    class Fails(FakeUnlocking):
+        searched = False
+
+        @contextmanager
+        def key_media(self) -> Iterator[Iterator[Medium]]:
+            if self.searched:
+                raise OSError(5, "Input/output error")
+            self.searched = True
+            yield iter(self.key_files)
+
+    unlocking = Fails({"sda3": lock((RECOVERY, KEY))}, media=(VAULT,))
+    unlocking.fake_volumes = [FakeVolume(volume("sda3", state=VolumeState.LOCKED), MemoryFiles())]
+    prompt = FakePrompt(PASSPHRASE, KEY)
+    unlocker = Unlocker(unlocking, prompt, host=HostIdentity(), step=lambda _: None)
+    with ExitStack() as locks:
+        outcomes = unlocker.open_all([fake.volume for fake in unlocking.fake_volumes], locks)
+    assert outcomes["sda3"].unlocked_by == "recovery password typed"
+    assert "The media with the vault could not be read" in " ".join(unlocker.notes)
+
+
+def test_a_key_that_could_not_be_tried_is_not_called_wrong() -> None:
+    ran = run({"sda3": replace(lock(), refuses=RuntimeError("no such cipher"))}, answers=(KEY, Instead.SKIP))
+    problem = ran.prompt.questions[-1].problem
+    assert problem.startswith("A key could not be tried (recovery password typed): RuntimeError: no such cipher")
 
 
 @pytest.mark.parametrize(
