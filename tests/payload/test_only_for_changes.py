@@ -12,7 +12,7 @@ from payload.contract import BUILT_IN_RULES, HibernatedVolumes, Policy, Verdict
 from payload.environment import OnlyForChanges, OpenVolume, VolumeState
 from payload.restore import restore
 from tests.payload.fake_environment import FAULTY_PATH, FakeEnvironment, FakeVolume, MemoryFiles, volume, windows_files
-from tests.payload.test_session import RUN_ID, config, final_text, run, with_policy
+from tests.payload.session_runs import RUN_ID, config, final_text, run, with_policy
 
 NOTE = "The mirror was renewed."
 

@@ -17,7 +17,7 @@ from tests.payload.fake_environment import (
     volume,
     windows_files,
 )
-from tests.payload.test_session import config, final_text, run
+from tests.payload.session_runs import config, final_text, run
 
 SECOND = "20240721T100000Z-0a1b2c3d"
 THIRD = "20240722T100000Z-0a1b2c3d"

@@ -14,7 +14,7 @@ from payload.rules import Decision, examine
 from payload.windows_install import WindowsInstallation
 from tests.payload.broken_windows import CHANNEL_FILES, make_windows
 from tests.payload.fake_environment import FAULTY_PATH, FakeEnvironment, FakeVolume, volume, windows_files
-from tests.payload.test_session import config, run
+from tests.payload.session_runs import config, run
 
 PATTERN = "System32\\drivers\\CrowdStrike\\C-00000291*.sys"
 CORRECTED = "c-00000291-00000000-00000033.SYS"

@@ -23,7 +23,7 @@ from tests.payload.fake_environment import (
     windows_files,
 )
 from tests.payload.hive_maker import software_hive, system_hive
-from tests.payload.test_session import RUN_ID, run
+from tests.payload.session_runs import RUN_ID, run
 
 PLANTED = "\\aaa\\System32\\drivers\\CrowdStrike"
 LEFT = f"more than {MOST_MATCHES} files and folders are what rules name: the others wait for another run"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from payload.contract import (
     BUILT_IN_RULES,
-    EVENT_PREFIX,
     ControllerRecord,
     FileOutcome,
     HibernatedVolumes,
@@ -22,13 +21,10 @@ from payload.contract import (
     Rule,
     Verdict,
 )
-from payload.display import FullScreen
 from payload.environment import VolumeNotOpened, VolumeState
 from payload.formats.records import from_json, to_json
-from payload.receipt import receipt_schema, verdict_screen
+from payload.receipt import receipt_schema
 from payload.rule_schema import Action
-from payload.screen import render_verdict
-from payload.session import RunOptions, Session
 from tests.payload.fake_environment import (
     CHANNEL_FOLDER,
     FAULTY_PATH,
@@ -40,39 +36,14 @@ from tests.payload.fake_environment import (
     volume,
     windows_files,
 )
+from tests.payload.session_runs import RUN_ID, STORE, config, final_text, run, sent, with_policy
 from tests.payload.test_receipt import schema_problems
 
-RUN_ID = "20240720T100000Z-0a1b2c3d"
-STORE = "\\ProgramData\\Bluelift\\quarantine"
 
-
-def config(**changes: Any) -> PayloadConfig:
-    return PayloadConfig(**{"image_id": "image-1", "rules": BUILT_IN_RULES, "bluelift": "0.1.0", **changes})
-
-
-def with_policy(policy: Policy) -> PayloadConfig:
-    return config(rules=tuple(Rule(**{**vars(rule), "policy": policy}) for rule in BUILT_IN_RULES))
-
-
-def run(
-    environment: FakeEnvironment, settings: PayloadConfig | None = None, *, dry_run: bool = False, run_id: str = RUN_ID
-) -> Receipt:
-    session = Session(
-        environment,
-        settings or config(),
-        FullScreen(environment.screen, "Bluelift"),
-        RunOptions(run_id=run_id, started=1721469600.0, dry_run=dry_run),
-    )
-    return session.run()
-
-
-def sent(environment: FakeEnvironment) -> list[dict[str, Any]]:
-    assert all(line.startswith(EVENT_PREFIX) and "\n" not in line for line in environment.lines)
-    return [json.loads(line.removeprefix(EVENT_PREFIX)) for line in environment.lines]
-
-
-def final_text(receipt: Receipt) -> str:
-    return render_verdict(verdict_screen(receipt, keys="[R]"), columns=80, lines=40, colour=False)
+def lose_the_receipt(files: MemoryFiles) -> None:
+    """As if the run had been cut off before it was written."""
+    store = files.root.children["ProgramData"].children["Bluelift"].children["quarantine"]
+    del store.children[RUN_ID].children["receipt.json"]
 
 
 def refusal(state: VolumeState, detail: str = "no") -> VolumeNotOpened:
@@ -167,13 +138,7 @@ def test_a_run_cut_off_before_its_receipt_is_finished_and_says_so() -> None:
     files = windows_files()
     environment = FakeEnvironment(FakeVolume(volume(), files))
     run(environment)
-    del (
-        files.root.children["ProgramData"]
-        .children["Bluelift"]
-        .children["quarantine"]
-        .children[RUN_ID]
-        .children["receipt.json"]
-    )
+    lose_the_receipt(files)
     receipt = run(environment, run_id="20240720T110000Z-00000000")
     assert receipt.verdict is Verdict.REPAIRED
     assert f"{STORE}\\{RUN_ID}\\receipt.json" in files.paths()
@@ -211,13 +176,7 @@ def test_a_dry_run_reports_an_interrupted_run_too() -> None:
     files = windows_files()
     environment = FakeEnvironment(FakeVolume(volume(), files))
     run(environment)
-    del (
-        files.root.children["ProgramData"]
-        .children["Bluelift"]
-        .children["quarantine"]
-        .children[RUN_ID]
-        .children["receipt.json"]
-    )
+    lose_the_receipt(files)
     assert run(environment, dry_run=True).verdict is Verdict.REPORTED
 
 
