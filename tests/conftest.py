@@ -1,4 +1,4 @@
-"""What all tests share: unit tests start no programs, and one default image is built for the tests that need one."""
+"""What all tests share: unit tests start no programs; one image and one frozen payload for all that need them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from builder import profile
+from builder import RELEASE_EPOCH, profile
 from builder.build import BuildOptions, Built, build
-from builder.cache import default_folder
+from builder.cache import Cache, default_folder
 from builder.console import PlainConsole
+from builder.frozen import FrozenPayload
 
 # Speed is measured by `make bench`: no property fails for a machine that is slow or busy.
 settings.register_profile("bluelift", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,6 +47,19 @@ def default_build(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
     options = BuildOptions(output=tmp_path_factory.mktemp("dist"), cache=default_folder())
     return build(profile.load(profile.find(None)), options, PlainConsole(out=sys.stdout, err=sys.stderr))
+
+
+@pytest.fixture(scope="session")
+def frozen() -> FrozenPayload:
+    """The payload as it is shipped for Windows, through the user's own cache: CI downloads and freezes once."""
+    import sys
+
+    from builder.windows_payload import FreezeOptions, windows_payload
+
+    cache = Cache(default_folder())
+    console = PlainConsole(out=sys.stdout, err=sys.stderr)
+    with cache.locked(console.notice):
+        return windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from builder import RELEASE_EPOCH
 from builder.cache import Cache, default_folder
 from builder.console import PlainConsole
 from builder.freeze_wine import RUNTIME_OVERRIDES
@@ -29,7 +28,6 @@ from builder.verify.bitlocker import BitLockerPlan, BitLockerVolume, format_volu
 from builder.verify.windows_tree import Fate, broken_windows, data_volume
 from builder.verify.wine_run import WineBoot, WineLock, WineMachine, WineVolume, name_volume, winpe_machine
 from builder.verify.wine_stand_ins import CALLS, manage_bde_says
-from builder.windows_payload import FreezeOptions, windows_payload
 from builder.windows_python import fetch, lay_out_pinned_python, write_search_path
 from builder.wine import WinePrefix
 from payload.contract import BUILT_IN_RULES, AfterRepair, Ending, PayloadConfig, Receipt, Verdict, VolumeRecord
@@ -67,15 +65,6 @@ CONFIG = PayloadConfig(
     shell=False,
 )
 VOLUME_D = "\\\\?\\Volume{00000000-0000-0000-0000-000000000044}\\"
-
-
-@pytest.fixture(scope="session")
-def frozen() -> FrozenPayload:
-    """The payload as it is shipped, from the user's own cache."""
-    cache = Cache(default_folder())
-    console = PlainConsole(out=sys.stdout, err=sys.stderr)
-    with cache.locked(console.notice):
-        return windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,6 @@ from pathlib import Path
 import pytest
 
 from builder import RELEASE_EPOCH
-from builder.cache import Cache, default_folder
-from builder.console import PlainConsole
 from builder.frozen import FrozenPayload
 from builder.verify.readback import STORE
 from builder.verify.scenarios import SCENARIOS
@@ -39,7 +36,6 @@ from builder.verify.windows_tree import (
 )
 from builder.verify.wine_run import WineBoot, WineMachine, WineVolume, winpe_machine
 from builder.verify.wine_stand_ins import answer
-from builder.windows_payload import FreezeOptions, windows_payload
 from builder.winpe_files import DRIVERS_FOLDER, PAYLOAD_FOLDER, winpe_files
 from payload.contract import (
     BUILT_IN_RULES,
@@ -78,15 +74,6 @@ FAULTY = f"{CROWDSTRIKE}\\C-00000291-00000000-00000032.sys"
 
 _MISSING = [lacking(), *(f"{name} is not installed" for name in ("7z", "wimlib-imagex") if not shutil.which(name))]
 pytestmark = pytest.mark.skipif(any(_MISSING), reason=", ".join(filter(None, _MISSING)))
-
-
-@pytest.fixture(scope="session")
-def frozen() -> FrozenPayload:
-    """The payload as it is shipped, from the user's own cache."""
-    cache = Cache(default_folder())
-    console = PlainConsole(out=sys.stdout, err=sys.stderr)
-    with cache.locked(console.notice):
-        return windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
 
 
 @pytest.fixture(scope="session")

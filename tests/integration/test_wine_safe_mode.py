@@ -7,7 +7,6 @@ cmd.exe, and what the true programs answer in safe mode.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import RELEASE_EPOCH
-from builder.cache import Cache, default_folder
-from builder.console import PlainConsole
 from builder.freeze_wine import RUNTIME_OVERRIDES
+from builder.frozen import FrozenPayload
 from builder.safe_mode_script import safe_mode_files
 from builder.verify.wine_stand_ins import FOLDER, answer, calls, put_stand_ins
-from builder.windows_payload import FreezeOptions, windows_payload
 from builder.wine import WinePrefix
 from payload.contract import BUILT_IN_RULES, QUARANTINE_FOLDER, PayloadConfig, Rule
 from tests.payload.broken_windows import CHANNEL_FILES, CROWDSTRIKE, make_windows
@@ -215,12 +211,8 @@ def test_a_payload_on_the_medium_does_it(host: SafeMode, code: int, goes_on: boo
 
 
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
-def test_the_frozen_payload_on_the_medium_repairs_the_windows_that_runs(host: SafeMode) -> None:
+def test_the_frozen_payload_on_the_medium_repairs_the_windows_that_runs(host: SafeMode, frozen: FrozenPayload) -> None:
     """The true one, where README says to unpack it; its quarantine can be undone, unlike cmd.exe's."""
-    cache = Cache(default_folder())
-    console = PlainConsole(out=sys.stdout, err=sys.stderr)
-    with cache.locked(console.notice):
-        frozen = windows_payload(FreezeOptions(), cache=cache, console=console, epoch=RELEASE_EPOCH).payload
     frozen.write(host.medium / "Bluelift" / "payload")
     before = files_in(host.crowdstrike)
     doomed = {name for name in before if fnmatch(name.lower(), "c-00000291*.sys")}
