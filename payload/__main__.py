@@ -23,6 +23,7 @@ from payload.contract import (
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     AfterRepair,
+    HibernatedVolumes,
     PayloadConfig,
     Policy,
     Verdict,
@@ -197,7 +198,7 @@ def _environment_by_hand(
     if arguments.root:
         if arguments.all_disks:
             raise UsageProblem("give either --root or --all-disks, not both")
-        return _folders(arguments, stream)
+        return _folders(arguments, stream, config.hibernated)
     if not arguments.all_disks:
         raise UsageProblem(
             "this is not a Bluelift image, and nothing says which disks to look at.\n"
@@ -209,14 +210,17 @@ def _environment_by_hand(
     return place.environment(config)
 
 
-def _folders(arguments: argparse.Namespace, stream: TextIO) -> DirectoryEnvironment:
+def _folders(
+    arguments: argparse.Namespace, stream: TextIO, hibernated: HibernatedVolumes = HibernatedVolumes.LEAVE
+) -> DirectoryEnvironment:
     missing = [str(root) for root in arguments.root if not root.is_dir()]
     if missing:
         raise UsageProblem(
             f"not a folder: {', '.join(missing)}\n"
             "--root takes the folder where a Windows volume is mounted, such as /mnt/windows."
         )
-    return DirectoryEnvironment([root.absolute() for root in arguments.root], stream=stream)
+    roots = [root.absolute() for root in arguments.root]
+    return DirectoryEnvironment(roots, stream=stream, hibernated=hibernated)
 
 
 def _clear_safe_mode(arguments: argparse.Namespace, place: Place) -> int:

@@ -10,19 +10,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HostIdentity
+from payload.contract import AfterRepair, ControllerRecord, DiskRecord, HibernatedVolumes, HostIdentity
 from payload.environment import Keyboard, Medium, OpenVolume, Screen, Volume, VolumeNotOpened, VolumeState
 from payload.environment.boot_partitions import BootPartition
+from payload.formats.hiberfil import HEADER_LENGTH, HIBERFIL_NAME, hibernation_state
 
 if sys.platform == "win32":
     from payload.environment.windows_folder import (
         folder_files,
         folder_is_read_only,
+        folder_is_running,
         folder_is_unprotectable,
         folder_size,
     )
 else:
-    from payload.environment.posix_folder import folder_files, folder_is_read_only, folder_is_unprotectable, folder_size
+    from payload.environment.posix_folder import (
+        folder_files,
+        folder_is_read_only,
+        folder_is_running,
+        folder_is_unprotectable,
+        folder_size,
+    )
+
+_HIBERNATED_DETAIL = "Windows is hibernated on it (or fast startup is on)"
+_HIBERNATED_ADVICE = (
+    "Changing its disk now could damage that Windows. Start it once and shut it down with Shift held, then run again; "
+    "or give a configuration (--config) that says hibernated: discard."
+)
 
 
 class TerminalScreen:
@@ -78,8 +92,15 @@ class TerminalScreen:
 class DirectoryEnvironment:
     """`payload.environment.Environment` for mounted disks. It mounts, unlocks, waits for and restarts nothing."""
 
-    def __init__(self, roots: Sequence[Path], *, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        *,
+        stream: TextIO | None = None,
+        hibernated: HibernatedVolumes = HibernatedVolumes.LEAVE,
+    ) -> None:
         self._roots = list(roots)
+        self._hibernated = hibernated
         self._screen = TerminalScreen(stream or sys.stdout)
 
     @property
@@ -129,6 +150,8 @@ class DirectoryEnvironment:
         What lies on FAT, or on NTFS mounted by what shows no access lists, could be anybody's quarantine later.
         """
         root = Path(volume.id)
+        if for_changes and volume.state is VolumeState.HIBERNATED and self._hibernated is HibernatedVolumes.LEAVE:
+            raise VolumeNotOpened(volume.state, volume.detail, volume.advice)
         if for_changes and folder_is_read_only(root):
             raise VolumeNotOpened(
                 VolumeState.UNREADABLE, "it is mounted read-only", "Mount it for writing and run again."
@@ -164,11 +187,25 @@ class DirectoryEnvironment:
 
 
 def _volume(root: Path) -> Volume:
+    sleeps = _is_hibernated(root)
     return Volume(
         id=str(root),
         disk="",
         label="",
         file_system="",
         size=folder_size(root),
-        state=VolumeState.READY,
+        state=VolumeState.HIBERNATED if sleeps else VolumeState.READY,
+        detail=_HIBERNATED_DETAIL if sleeps else "",
+        advice=_HIBERNATED_ADVICE if sleeps else "",
     )
+
+
+def _is_hibernated(root: Path) -> bool:
+    """Whether a Windows may resume from the volume: Windows mounts such a one for changes, and ntfs3 does."""
+    if folder_is_running(root):
+        return False
+    try:
+        with folder_files(root).open_file((HIBERFIL_NAME,)) as stream:
+            return hibernation_state(stream.read(HEADER_LENGTH)).owned
+    except OSError:
+        return False

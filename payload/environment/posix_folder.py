@@ -28,6 +28,11 @@ def folder_is_read_only(root: Path) -> bool:
     return bool(os.statvfs(root).f_flag & os.ST_RDONLY)
 
 
+def folder_is_running(_root: Path) -> bool:
+    """Whether the Windows that runs now is on it: none runs here."""
+    return False
+
+
 def folder_is_unprotectable(root: Path) -> str:
     """Why a quarantine below `root` would be safe from nobody, in words; empty where it is safe. Raises OSError."""
     return unprotectable(root)

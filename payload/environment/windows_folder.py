@@ -9,7 +9,7 @@ from pathlib import Path
 from payload.environment import VolumeFiles
 from payload.environment import windows_api as api
 from payload.environment.windows_files import WindowsVolumeFiles
-from payload.environment.windows_volumes import PERSISTENT_ACLS, READ_ONLY_VOLUME
+from payload.environment.windows_volumes import PERSISTENT_ACLS, READ_ONLY_VOLUME, running_drive
 
 
 def folder_files(root: Path) -> VolumeFiles:
@@ -26,6 +26,11 @@ def folder_size(root: Path) -> int:
 def folder_is_read_only(root: Path) -> bool:
     """Whether the volume that `root` is on takes no changes. Raises OSError."""
     return bool(_flags(root) & READ_ONLY_VOLUME)
+
+
+def folder_is_running(root: Path) -> bool:
+    """Whether the Windows that runs now is on the volume of `root`, by its drive letter."""
+    return root.anchor.lower() == running_drive(None).lower()
 
 
 def folder_is_unprotectable(root: Path) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 
-from payload.contract import AfterRepair, HostIdentity
+from payload.__main__ import Place, main
+from payload.contract import BUILT_IN_RULES, AfterRepair, HibernatedVolumes, HostIdentity, PayloadConfig, Verdict
 from payload.environment import Environment, VolumeNotOpened, VolumeState
 from payload.environment.directory import DirectoryEnvironment, TerminalScreen
+from payload.formats.records import to_json
 from payload.windows_install import find_installations
 from tests.payload.broken_windows import claim_file_system, make_windows, snapshot
 
@@ -55,6 +58,35 @@ def test_nothing_is_changed_where_no_quarantine_is_safe(
     with environment.open_volume(volume, for_changes=False) as opened:
         assert len(find_installations(opened.files).installations) == 1
     assert snapshot(tmp_path / "root") == before
+
+
+@pytest.mark.parametrize(("head", "sleeps"), [(b"HIBR", True), (b"RSTR", True), (b"WAKE", False), (bytes(4), False)])
+def test_a_hibernated_windows_is_left_alone_unless_asked(tmp_path: Path, head: bytes, sleeps: bool) -> None:
+    """Windows on a rescue machine mounts such a volume for changes without a word."""
+    make_windows(tmp_path)
+    (tmp_path / "hiberfil.sys").write_bytes(head + bytes(5000))
+    before = snapshot(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        out = io.StringIO()
+        place = Place(image_config=None, stdout=out, stderr=io.StringIO(), environment=lambda _config: None)  # type: ignore[arg-type, return-value]
+        return main(["--root", str(tmp_path), *arguments], place), out.getvalue()
+
+    code, said = run()
+    assert code == (Verdict.LEFT_ALONE if sleeps else Verdict.REPAIRED).exit_code
+    if not sleeps:
+        return
+    assert "was left alone: Windows is hibernated on it" in " ".join(said.split())
+    assert "Shift held" in said
+    assert run("--undo")[0] == 0, "there is nothing to undo"
+    assert snapshot(tmp_path) == before
+    config = PayloadConfig(image_id="", rules=BUILT_IN_RULES, hibernated=HibernatedVolumes.DISCARD)
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    asked = ("--config", str(tmp_path / "config.json"))
+    assert run(*asked)[0] == Verdict.REPAIRED.exit_code
+    code, said = run("--undo")
+    assert (code, "could not be undone: Windows is hibernated on it" in said) == (Verdict.FAILED.exit_code, True)
+    assert run("--undo", *asked)[0] == 0
 
 
 def test_a_folder_that_has_gone_is_still_a_volume(tmp_path: Path) -> None:
