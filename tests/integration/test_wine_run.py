@@ -384,6 +384,13 @@ def test_repaired_by_hand_and_undone(machine: WineMachine) -> None:
     assert left == []
 
 
+def test_by_hand_a_hibernated_windows_is_left_alone(machine: WineMachine) -> None:
+    tree = next(scenario for scenario in SCENARIOS if scenario.name == "hibernated").tree()
+    machine.attach(WineVolume(letter="D", tree=tree, label="Windows"))
+    assert machine.run_payload("--root", "D:\\").returncode == Verdict.LEFT_ALONE.exit_code
+    assert machine.differences("D", tree=tree.all_kept()) == ()
+
+
 def test_the_proof_can_fail(machine: WineMachine) -> None:
     """A machine that was not started is not repaired, and a file that changed is seen."""
     machine.attach(WineVolume(letter="D", tree=broken_windows(), label="Windows"))
