@@ -185,7 +185,8 @@ def _take_vault(medium: Medium, path: VolumePath, found: FoundKeys) -> None:
         with medium.files.open_file(path) as stream:
             header = read_whole_header(stream)
     except VaultDamaged as error:
-        found.note(f"The vault {windows_path(path)} on {medium.name} cannot be used: {error}.")
+        # Always: a stick full of other files must not hide why its vault is of no use.
+        found.notes.append(f"The vault {windows_path(path)} on {medium.name} cannot be used: {error}.")
         return
     # One stick shows the same files twice where it carries two file systems over each other. A copy that was cut off is
     # not among those found: it must not stand for the whole one.

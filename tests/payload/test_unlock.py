@@ -556,6 +556,15 @@ def test_the_question_by_hand_says_why_no_medium_had_the_key(
     assert ran.receipt.volumes[0].unlocked_by == "recovery password typed"
 
 
+def test_rubbish_does_not_hide_a_damaged_vault() -> None:
+    files = {f"\\{number}.BEK": b"rubbish" for number in range(40)}
+    files["\\Bluelift\\vault\\a.vault"] = vault_bytes((GUID, KEY))[:-1]
+    ran = run({"sda3": lock((RECOVERY, KEY))}, medium("stick sdb1", files), answers=(KEY,))
+    (question,) = ran.prompt.questions
+    assert "a.vault on stick sdb1 cannot be used" in question.remark
+    assert len(ran.receipt.notes) == 9, "of the rubbish, only the first"
+
+
 def test_a_damaged_vault_is_told_beside_the_question_for_the_others_passphrase() -> None:
     whole = medium("CD sr1", {VAULT_PATH: vault_bytes((GUID, KEY), salt=b"t")})
     ran = run({"sda3": lock((RECOVERY, KEY))}, CUT_OFF, whole, answers=(PASSPHRASE,))
