@@ -34,8 +34,8 @@ test: $(VENV)/.project $(VENV)/.system ## Lint, types and all tests; installs wh
 	@echo "[2/3] types (mypy, strict)"
 	@$(BIN)/mypy
 	@$(BIN)/mypy --platform win32 --exclude NOTHING payload/environment/windows*.py
-	@echo "[3/3] tests, and at least 95% of payload/ covered"
-	@$(BIN)/pytest -n 2 --dist loadfile --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
+	@echo "[3/3] tests, and at least 95% of payload/ covered; the boots, which take longest, come first"
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=payload --cov-report=term:skip-covered --cov-fail-under=95 $(PYTEST_OPTIONS)
 	@echo "done: lint, types, tests and coverage are fine"
 	@echo
 	@echo "What to do next:"
