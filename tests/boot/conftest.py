@@ -96,6 +96,11 @@ def prove(image: Path, boot: Boot, *, ntfsck: tuple[str, ...], output: Path) -> 
     return verify_image(request, step=SilentStep())
 
 
+def at_a_time() -> int:
+    """How many machines one test process may have running: each takes a core, and xdist's processes share the cores."""
+    return max(1, min(4, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
 @pytest.fixture(scope="session")
 def proofs(
     request: pytest.FixtureRequest,
@@ -103,14 +108,14 @@ def proofs(
     ntfsck: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Future[VerifyReport]]]:
-    """The boots of all selected tests that have a parameter `boot`, under way: as many at a time as there are cores."""
+    """The boots of all selected tests that have a parameter `boot`, under way, `at_a_time`."""
     wanted = {
         boot.name: boot
         for item in request.session.items
         if isinstance(boot := getattr(getattr(item, "callspec", None), "params", {}).get("boot"), Boot)
     }
     folder = tmp_path_factory.mktemp("proofs")
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(at_a_time()) as pool:
         yield {
             name: pool.submit(prove, default_image, boot, ntfsck=ntfsck, output=folder / name)
             for name, boot in wanted.items()

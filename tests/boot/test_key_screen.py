@@ -24,6 +24,7 @@ from builder.verify.qemu import Attach, Controller, MachineConfig
 from builder.verify.windows_tree import broken_windows
 from payload.contract import EventName
 from payload.formats.fve_entries import ProtectorKind
+from tests.boot.conftest import at_a_time
 from tests.boot.test_keyboard import FRENCH, GERMAN, image_with, press
 from tests.payload.console_picture import codes_in
 
@@ -80,9 +81,9 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> BitLockerVolume:
 
 @pytest.fixture(scope="module")
 def boots(locked: BitLockerVolume, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Seen]]]:
-    """The boots of all places, under way, two at a time."""
+    """The boots of all places, under way, `at_a_time`."""
     images = {name: image_with(place.keyboard, tmp_path_factory.mktemp(name)) for name, place in PLACES.items()}
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(at_a_time()) as pool:
         yield {name: pool.submit(boot, images[name], place, locked) for name, place in PLACES.items()}
         pool.shutdown(cancel_futures=True)
 

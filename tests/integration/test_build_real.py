@@ -97,16 +97,13 @@ def test_two_builds_are_byte_identical(default_build: Built, tmp_path: Path) -> 
         assert sha256(tmp_path / "a folder" / "dist" / name) == sha256(default_build.image.parent / name), name
 
 
-def test_a_second_build_takes_less_than_two_seconds_and_makes_nothing(default_build: Built, tmp_path: Path) -> None:
+def test_a_second_build_makes_nothing(default_build: Built, tmp_path: Path) -> None:
     output = default_build.image.parent
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.iterdir()}
-    started = time.monotonic()
     done = bluelift("build", "-o", output, "--offline", cwd=tmp_path)
-    seconds = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     assert "nothing: everything was in the cache" in done.stdout
     assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.iterdir()} == before
-    assert seconds < 2.0
     planned = bluelift("plan", "--json", cwd=tmp_path)
     assert all(step["cached"] for step in json.loads(planned.stdout)["steps"])
 
