@@ -101,18 +101,22 @@ def at_a_time() -> int:
     return max(1, min(4, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def proofs(
     request: pytest.FixtureRequest,
     default_image: Path,
     ntfsck: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Future[VerifyReport]]]:
-    """The boots of all selected tests that have a parameter `boot`, under way, `at_a_time`."""
+    """The boots of the module's selected tests that have a parameter `boot`, under way, `at_a_time`.
+
+    Not those of the whole session: every test process of xdist has all tests in its session, and runs some modules.
+    """
     wanted = {
         boot.name: boot
         for item in request.session.items
-        if isinstance(boot := getattr(getattr(item, "callspec", None), "params", {}).get("boot"), Boot)
+        if item.path == request.path
+        and isinstance(boot := getattr(getattr(item, "callspec", None), "params", {}).get("boot"), Boot)
     }
     folder = tmp_path_factory.mktemp("proofs")
     with ThreadPoolExecutor(at_a_time()) as pool:
