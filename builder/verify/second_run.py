@@ -35,7 +35,7 @@ def run_again(volume: Path) -> str:
         ["unshare", *own_root, "--mount", "--propagation", "private", *child],
         reason=REASON,
         time_limit=_LIMIT_OF_CHILD,
-        env={"PYTHONPATH": str(Path(builder.__file__).parent.parent)},
+        env=_this_bluelift(),
     )
     try:
         return Verdict(json.loads(done.stdout)["verdict"]).headline
@@ -52,7 +52,13 @@ def second_run(volume: Path, mount_point: Path) -> str:
             stream.write(data)
     argv = [sys.executable, "-m", "payload", "--root", str(mount_point), "--json"]
     with mounted(volume, mount_point, "rw,noatime,norecover,sync"):
-        return run(argv, reason=REASON, time_limit=_LIMIT, ok=range(256)).stdout.decode("utf-8", "replace")
+        done = run(argv, reason=REASON, time_limit=_LIMIT, ok=range(256), env=_this_bluelift())
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _this_bluelift() -> dict[str, str]:
+    """What has a Python find this very builder and payload, wherever it is started."""
+    return {"PYTHONPATH": str(Path(builder.__file__).parent.parent)}
 
 
 if __name__ == "__main__":
